@@ -1,0 +1,78 @@
+"""The one object that the model eats. numpy only; torch begins in `pretrain/`.
+
+Legend: B rows of this micro-step on this rank, L positions of a row, S segments, I pictures, V visual tokens,
+P patches, C channels of cached features. Positions in `slots` and `segments` are *flat*: row * L + position.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_TARGET = -100
+
+
+@dataclass(frozen=True)
+class Vision:
+    """Pictures of a batch, in the order of their visual tokens. Exactly one of features, images, patches is set.
+
+    With no picture in the batch all arrays are empty; the model then runs a dummy so that ranks stay in lockstep.
+    """
+
+    slots: NDArray[np.int64]
+    """[V] flat position of each visual token (ascending)."""
+    grids: NDArray[np.int32]
+    """[I, 2] rows and columns of visual tokens of each picture."""
+    features: NDArray[np.floating[Any]] | None = None
+    """[V, C] cached output of a frozen encoder, before the projector (only where merge is 1)."""
+    images: list[NDArray[np.uint8]] | None = None
+    """I pictures [H, W, 3], H = rows * cell, W = columns * cell (a CNN's input)."""
+    patches: NDArray[np.uint8] | None = None
+    """[P, 3 * patch * patch] channel-first pixels of each patch; merge x merge patches of one token are neighbours."""
+    patch_positions: NDArray[np.int32] | None = None
+    """[P, 2] row and column of each patch in its picture."""
+    patch_segments: NDArray[np.int64] | None = None
+    """[I + 1] cumulative patches: picture i is patches[patch_segments[i]:patch_segments[i + 1]]."""
+
+
+@dataclass(frozen=True)
+class RowInfo:
+    """What one row holds, for logs, the ledger and `data stream`."""
+
+    row: int
+    """Number of the row within its step; -1 for a dummy row (no samples, no loss)."""
+    samples: tuple[dict[str, Any], ...]
+    """{source, epoch, shard, key[, filler: reason]} of each segment in order."""
+    tokens: int
+    visual: int
+    patches: int
+    labels: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-step of one data-parallel rank."""
+
+    ids: NDArray[np.int64]
+    """[B, L] token ids; the image token's id at visual positions, the pad id after the last segment."""
+    targets: NDArray[np.int64]
+    """[B, L] id that position t must predict (already shifted inside its segment), NO_TARGET where none."""
+    weights: NDArray[np.float32]
+    """[B, L] weight of each target, 0 where there is none."""
+    positions: NDArray[np.int64]
+    """[3, B, L] position ids (time, height, width), from 0 in every segment."""
+    segments: NDArray[np.int64]
+    """[S, 3] flat (start, prefix_end, end) of each sample; prefix_end == start means causal throughout."""
+    vision: Vision
+    denominator: float
+    """N of the whole optimizer step: the sum of planned weights over all its rows."""
+    rows: tuple[RowInfo, ...] = field(default=())
+
+    @property
+    def label_tokens(self) -> int:
+        return int((self.targets != NO_TARGET).sum())
+
+    @property
+    def real_tokens(self) -> int:
+        return int((self.segments[:, 2] - self.segments[:, 0]).sum())
