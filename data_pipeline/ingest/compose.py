@@ -1,0 +1,59 @@
+"""Joining neighbouring records into samples of several pictures, each picture on a canvas of its own."""
+
+import random
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+from configs.ingest import ComposeConfig
+from data_pipeline.ingest.sources import Record
+from data_pipeline.sample import IMAGE_MARK
+
+
+def compose(records: list[Record], config: ComposeConfig) -> list[Record]:
+    """Records of one picture each -> records of 1, 1, 2, 3, 4, ... pictures (the cycle `config.pictures`).
+
+    The order is a seeded permutation; a picture never stands twice in one record (a repeat waits for the next).
+    Every input record is in exactly one output record; those that are broken, or that carry several pictures
+    already, pass unchanged.
+    """
+    rng = random.Random(config.seed)
+    single = [record for record in records if len(record.images) == 1 and not record.problem]
+    out = [record for record in records if len(record.images) != 1 or record.problem]
+    rng.shuffle(single)
+    waiting = deque(
+        replace(record, images=(replace(record.images[0], canvas=_canvas(record, config)),)) for record in single
+    )
+    turn = 0
+    while waiting:
+        wanted, group, passed = config.pictures[turn % len(config.pictures)], [waiting.popleft()], []
+        turn += 1
+        while waiting and len(group) < wanted:
+            record = waiting.popleft()
+            repeated = any(record.images[0].path == g.images[0].path and record.images[0].row == g.images[0].row for g in group)
+            mixed = (record.messages is None) != (group[0].messages is None)
+            (passed if repeated or mixed else group).append(record)
+        waiting.extendleft(reversed(passed))
+        out.append(_join(group))
+    return out
+
+
+def _canvas(record: Record, config: ComposeConfig) -> tuple[int, int]:
+    """A canvas that is a function of the picture: the same picture is stored alike wherever it occurs."""
+    ref = record.images[0]
+    return random.Random(f"{config.seed}:{ref.path.rsplit('/', 1)[-1]}:{ref.row}").choice(config.canvases)
+
+
+def _join(group: list[Record]) -> Record:
+    if len(group) == 1:
+        return group[0]
+    images = tuple(image for record in group for image in record.images)
+    provenance: dict[str, Any] = {}
+    for record in group:
+        for name, value in record.provenance.items():
+            # Lists join, single values collect: every picture keeps its own entry at its own place.
+            provenance.setdefault(name, []).extend(value if isinstance(value, list) else [value])
+    if group[0].messages is not None:
+        messages = tuple(m for record in group for m in record.messages or ())
+        return Record(images, messages=messages, provenance=provenance)
+    return Record(images, text="".join(IMAGE_MARK + (record.text or "") for record in group), provenance=provenance)

@@ -1,0 +1,56 @@
+"""manifest.json: what a dataset folder holds, written last, so that its presence means the dataset is whole."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from configs.errors import UserError
+from data_pipeline.storage import exists, join, put, read_bytes
+
+NAME = "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard. `rows` counts input rows (kept and rejected), `sha256` has tar, index and outcomes."""
+
+    name: str
+    samples: int
+    rows: int
+    bytes: int
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Totals: rows = kept + sum(rejected); pictures_per_sample counts samples by number of pictures."""
+
+    name: str
+    fingerprint: str
+    recipe: dict[str, Any]
+    shards: tuple[ShardEntry, ...]
+    totals: dict[str, Any]
+    schema: int = SCHEMA
+    reused: bool = field(default=False, compare=False)
+
+
+def read_manifest(folder: str) -> Manifest:
+    """Raises UserError where `folder` holds no dataset, or one of a newer looksay."""
+    path = join(folder, NAME)
+    if not exists(path):
+        raise UserError(f"{folder} holds no dataset ({NAME} is missing): build it with `looksay data build`")
+    try:
+        data = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): the dataset is damaged, build it again") from None
+    if data.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {data.get('schema')}, this looksay reads {SCHEMA}: use a matching version")
+    shards = tuple(ShardEntry(**entry) for entry in data["shards"])
+    return Manifest(data["name"], data["fingerprint"], data["recipe"], shards, data["totals"])
+
+
+def write_manifest(folder: str, manifest: Manifest) -> None:
+    data = asdict(manifest)
+    del data["reused"]
+    put(join(folder, NAME), json.dumps(data, indent=1, sort_keys=True).encode() + b"\n")

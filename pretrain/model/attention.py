@@ -1,0 +1,154 @@
+"""Attention inside segments: no sample of a row sees another. One function chooses how.
+
+Legend: T flat positions (rows joined), H query heads, K key/value heads, D head size, S segments, M longest.
+Backends, the same result to rounding:
+- `padded`: segments of like length gathered to [S, M], one causal SDPA call per bucket; right padding needs no mask,
+  because a causal query never looks right. Fastest for rows of many short segments on a CPU.
+- `segments`: one SDPA call per segment; no waste, for few long segments.
+- `dense`: one block mask over all positions; the reference.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BUCKET_WASTE = 1.3
+"""A bucket's longest segment is at most this much longer than its shortest (measured optimum 1.2-1.5 on a CPU)."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Segments served by one call. `gather` [S, M] flat positions (pads point at 0), `mask` [S, M] real ones."""
+
+    gather: Tensor
+    mask: Tensor
+    scatter: Tensor
+    """[real] index into the flattened [S * M] of each real position, in the order of `into`."""
+    into: Tensor
+    """[real] flat position that it returns to."""
+    full: bool
+
+
+class Segments:
+    """The segments of one batch, prepared once and shared by all layers.
+
+    Args:
+        bounds: [S, 2] flat (start, end), ascending and disjoint.
+        total: T.
+        causal: decoder True, encoder False.
+        backend: see the module; "auto" chooses.
+    """
+
+    def __init__(
+        self, bounds: np.ndarray, total: int, causal: bool, device: torch.device, backend: str = "auto"
+    ):
+        self.bounds = np.asarray(bounds, np.int64).reshape(-1, 2)
+        self.total, self.causal, self.device = total, causal, device
+        if backend == "auto":
+            lengths = self.bounds[:, 1] - self.bounds[:, 0]
+            backend = "padded" if len(lengths) == 0 or lengths.mean() < 512 else "segments"
+        self.backend = backend
+
+    @cached_property
+    def buckets(self) -> list[Bucket]:
+        lengths = self.bounds[:, 1] - self.bounds[:, 0]
+        order = np.argsort(lengths, kind="stable")
+        groups: list[list[int]] = []
+        for index in order:
+            limit = lengths[groups[-1][0]] * BUCKET_WASTE if groups else -1
+            if not groups or lengths[index] > max(limit, 8) or (not self.causal and lengths[index] != limit / BUCKET_WASTE):
+                groups.append([])
+            groups[-1].append(int(index))
+        return [self._bucket(group, lengths) for group in groups]
+
+    def _bucket(self, group: list[int], lengths: np.ndarray) -> Bucket:
+        longest = int(lengths[group].max())
+        steps = np.arange(longest)
+        mask = steps[None, :] < lengths[group][:, None]
+        gather = np.where(mask, self.bounds[group, 0][:, None] + steps[None, :], 0)
+        flat = np.flatnonzero(mask)
+
+        def put(x: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
+
+        return Bucket(put(gather), put(mask), put(flat), put(gather.reshape(-1)[flat]), bool(mask.all()))
+
+    @cached_property
+    def dense_mask(self) -> Tensor:
+        """[T, T] True where a query (row) may look. Positions outside any segment look at themselves only."""
+        owner = np.full(self.total, -1)
+        for number, (start, end) in enumerate(self.bounds):
+            owner[start:end] = number
+        mask = (owner[:, None] == owner[None, :]) & (owner[:, None] >= 0)
+        if self.causal:
+            mask &= np.tri(self.total, dtype=bool)
+        return torch.from_numpy(mask | np.eye(self.total, dtype=bool)).to(self.device)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+    """Scaled dot-product attention inside segments.
+
+    Args:
+        q: [T, H, D]. k, v: [T, K, D], H a multiple of K.
+    Returns:
+        [T, H, D]; zeros at positions outside any segment (not for `dense`, where they see themselves).
+    """
+    if k.shape[1] != q.shape[1]:
+        repeat = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    if segments.backend == "dense":
+        return _call(q[None], k[None], v[None], segments.dense_mask, False)[0]
+    out = q.new_zeros(q.shape)
+    if segments.backend == "segments":
+        parts, index = [], []
+        for start, end in segments.bounds:
+            part = slice(int(start), int(end))
+            parts.append(_call(q[None, part], k[None, part], v[None, part], None, segments.causal)[0])
+            index.append(torch.arange(int(start), int(end), device=q.device))
+        return out.index_put((torch.cat(index),), torch.cat(parts)) if parts else out + 0 * (q + k + v)
+    parts, index = [], []
+    for bucket in segments.buckets:
+        mask = None if bucket.full or segments.causal else bucket.mask[:, None, None, :]
+        part = _call(q[bucket.gather], k[bucket.gather], v[bucket.gather], mask, segments.causal)
+        parts.append(part.reshape(-1, *part.shape[2:])[bucket.scatter])
+        index.append(bucket.into)
+    return out.index_put((torch.cat(index),), torch.cat(parts)) if parts else out + 0 * (q + k + v)
+
+
+def attend_cached(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of the last N positions over all L so far: [S, N, H, D] on [S, L, K, D] -> [S, N, H, D].
+
+    SDPA's `is_causal` would mask top-left; with a cache the mask must be bottom-right, so it is given.
+    """
+    if k.shape[2] != q.shape[2]:
+        repeat = q.shape[2] // k.shape[2]
+        k, v = k.repeat_interleave(repeat, 2), v.repeat_interleave(repeat, 2)
+    count, total = q.shape[1], k.shape[1]
+    if count == total:
+        return _call(q, k, v, None, True)
+    mask = None if count == 1 else torch.ones(count, total, dtype=torch.bool, device=q.device).tril(total - count)
+    return _call(q, k, v, mask, False)
+
+
+def _call(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """[S, M, H, D] each -> [S, M, H, D]. `causal` only with as many queries as keys (SDPA masks top-left)."""
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2)
+
+
+def rope_table(positions: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos, sin [T, dim / 2] fp32 of rotary embedding (Su et al. 2021) for [T] positions."""
+    inverse = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    angles = positions.float()[:, None] * inverse[None, :]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate [T, H, D] by a table [T, D / 2]: halves are (first, second), as in Llama's Hugging Face layout."""
+    cos, sin = (t[:, None, :].to(x.dtype) for t in table)
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)

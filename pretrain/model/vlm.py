@@ -1,0 +1,107 @@
+"""Encoder + projector + decoder, composed from a ModelConfig: pictures and text in, loss or logits out.
+
+Lockstep: under ZeRO-3 every partitioned module must be called equally often on every rank in every micro-step. So
+there is one encoder call and one projector call over all pictures of the batch, and a batch without pictures runs a
+dummy one whose (finite) output is multiplied by zero and added: it stays in the graph. A frozen CNN, whose calls
+depend on how many picture sizes there are, is held outside `parameters()` and so outside ZeRO.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from configs.model import EfficientNetLite0, ModelConfig
+from pretrain.mesh import Mesh, math_dtype, param_dtype
+from pretrain.model.cnn import CHANNELS, load_efficientnet
+from pretrain.model.decoder import Decoder, KeyValueCache
+from pretrain.model.inputs import Inputs
+from pretrain.model.linear import Builder
+from pretrain.model.projector import make_projector
+from pretrain.model.vision import VisionTransformer
+
+
+@dataclass(frozen=True)
+class Output:
+    """Sums over this rank's micro-step; `loss_sum` carries the graph."""
+
+    loss_sum: Tensor
+    weight_sum: Tensor
+
+
+class VisionLanguageModel(nn.Module):
+    """A composition; which one is `config`. Parameters are named encoder.*, projector.*, decoder.*."""
+
+    def __init__(self, config: ModelConfig, vocabulary: int, build: Builder, math: torch.dtype, features_only: bool = False):
+        super().__init__()
+        self.math, self.merge = math, config.merge
+        self.encoder: VisionTransformer | None = None
+        self.frozen_cnn: list[nn.Module] = []
+        if isinstance(config.encoder, EfficientNetLite0):
+            self.channels = CHANNELS[config.encoder.feature]
+            if not features_only:
+                net = load_efficientnet(config.encoder.weights, config.encoder.feature, build.seed, build.device)
+                self.frozen_cnn.append(net)
+        else:
+            self.patch_size = 3 * config.encoder.patch**2
+            self.channels = config.encoder.width
+            if not features_only:
+                self.encoder = VisionTransformer(build, config.encoder)
+        self.projector = make_projector(config.projector, build, self.channels, config.decoder.width)
+        self.decoder = Decoder(build, config.decoder, vocabulary)
+
+    def encode(self, inputs: Inputs) -> Tensor:
+        """Features of all pictures: [V, merge^2 * C], in the order of their slots; a dummy where there is none."""
+        wide = self.channels * self.merge**2
+        if inputs.features is not None:
+            features = inputs.features.to(self.math)
+            return features if len(features) else features.new_zeros(1, wide)
+        if self.encoder is None:
+            assert self.frozen_cnn, "a model built for cached features got pixels"
+            if not inputs.images:
+                return torch.zeros(1, wide, dtype=self.math, device=inputs.ids.device)
+            with torch.no_grad():
+                return torch.cat(self.frozen_cnn[0].encode(inputs.images, inputs.ids.device)).to(self.math)  # type: ignore[operator]
+        patches, places, bounds = inputs.patches, inputs.patch_positions, inputs.patch_bounds
+        if patches is None or places is None or len(patches) == 0:
+            count = self.merge**2
+            patches = torch.zeros(count, self.patch_size, dtype=torch.uint8, device=inputs.ids.device)
+            places = torch.zeros(count, 2, dtype=torch.int32, device=inputs.ids.device)
+            bounds = np.array([[0, count]])
+        return self.encoder(patches, places, bounds, self.math).reshape(-1, wide)
+
+    def embed(self, ids: Tensor, slots: Tensor, features: Tensor) -> Tensor:
+        """Text embeddings with the projected features at `slots`: [T, W]."""
+        x = self.decoder.embedding(ids).to(self.math)
+        visual = self.projector(features)
+        if len(slots) == 0:
+            return x + 0.0 * visual.sum()
+        return x.index_put((slots,), visual)
+
+    def hidden(self, inputs: Inputs) -> Tensor:
+        """[T, W] final hidden states."""
+        x = self.embed(inputs.ids, inputs.slots, self.encode(inputs))
+        return self.decoder(x, inputs.positions, inputs.segments)
+
+    def forward(self, inputs: Inputs) -> Output:
+        """Weighted sum of token cross-entropies of this micro-step (never a mean: see pretrain/loss.py)."""
+        hidden = self.hidden(inputs)[inputs.picked]
+        losses = self.decoder.cross_entropy(hidden, inputs.targets)
+        return Output((losses * inputs.weights).sum(), inputs.weights.sum())
+
+    def step(self, x: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
+        """Grow the cached sequences by [S * N, W] inputs; returns hidden states of the same shape."""
+        return self.decoder(x, positions, None, cache)
+
+
+def make_builder(mesh: Mesh, precision: str, seed: int, std: float) -> Builder:
+    return Builder(seed, mesh.tp_rank, mesh.tp_size, param_dtype(precision), mesh.device, std)
+
+
+def make_model(
+    config: ModelConfig, vocabulary: int, mesh: Mesh, precision: str, math: str, seed: int, features_only: bool = False
+) -> VisionLanguageModel:
+    """The model of a recipe on this rank, outside or (called under `Engine.born`) inside ZeRO-3."""
+    build = make_builder(mesh, precision, seed, config.init_std)
+    return VisionLanguageModel(config, vocabulary, build, math_dtype(precision, math), features_only)
