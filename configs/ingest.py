@@ -37,6 +37,7 @@ class EasyVqaSource(Config):
     type: Literal["easy_vqa"] = "easy_vqa"
     split: Literal["train", "test"]
     questions: int = Field(4, ge=1, description="most questions of one picture in one conversation")
+    seed: int = Field(0, description="order of a picture's questions")
 
 
 Source = Annotated[FolderSource | JsonlSource | ParquetSource | EasyVqaSource, Field(discriminator="type")]

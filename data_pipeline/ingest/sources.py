@@ -6,6 +6,7 @@ position; the bytes are read inside the worker.
 
 import json
 import os
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -134,6 +135,7 @@ def _easy_vqa(source: EasyVqaSource) -> Iterator[Record]:
     for number, (question, answer, picture) in enumerate(json.loads((folder / "questions.json").read_text())):
         by_picture.setdefault(picture, []).append((number, question, answer))
     for picture, asked in sorted(by_picture.items()):
+        random.Random(f"{source.seed}:{picture}").shuffle(asked)
         for start in range(0, len(asked), source.questions):
             part = asked[start : start + source.questions]
             turns = [m for _, question, answer in part for m in (Message("user", question), Message("assistant", answer))]

@@ -6,7 +6,7 @@ dummy one whose (finite) output is multiplied by zero and added: it stays in the
 depend on how many picture sizes there are, is held outside `parameters()` and so outside ZeRO.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +22,8 @@ from pretrain.model.projector import make_projector
 from pretrain.model.vision import VisionTransformer
 
 
-@dataclass(frozen=True)
-class Output:
-    """Sums over this rank's micro-step; `loss_sum` carries the graph."""
+class Output(NamedTuple):
+    """Sums over this rank's micro-step; `loss_sum` carries the graph. A tuple, so that DeepSpeed finds the tensors."""
 
     loss_sum: Tensor
     weight_sum: Tensor

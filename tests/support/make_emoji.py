@@ -17,16 +17,21 @@ SIZE = 112
 HELD_OUT = 0.1
 
 
+def caption(label: str, tags: list[str]) -> str:
+    """`octopus: animal, creature, ocean`: the label, then up to six tags that it does not contain."""
+    fresh = [tag for tag in tags if tag not in label][:6]
+    return f"{label}: {', '.join(fresh)}" if fresh else label
+
+
 def main() -> None:
     assets, data, out = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     entries = {e["hexcode"].replace("-FE0F", ""): e for e in json.loads(data.read_text())}
-    rows, seen = [], set()
+    rows = []
     for path in sorted(assets.glob("*.webp")):
         code = path.stem.upper().replace("-FE0F", "")
         entry = entries.get(code)
-        if entry is None or entry["label"] in seen:
+        if entry is None:
             continue
-        seen.add(entry["label"])
         picture = Image.open(path).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
         sink = io.BytesIO()
         picture.save(sink, "WEBP", quality=60, method=6, alpha_quality=60)
@@ -34,8 +39,7 @@ def main() -> None:
         rows.append(
             {
                 "image": {"bytes": sink.getvalue(), "path": path.name},
-                "text": entry["label"],
-                "tags": ", ".join(entry.get("tags", [])),
+                "text": caption(entry["label"], entry.get("tags", [])),
                 "label": entry["label"],
                 "hexcode": entry["hexcode"],
                 "split": "heldout" if share < HELD_OUT else "train",
@@ -44,7 +48,7 @@ def main() -> None:
     schema = pa.schema(
         [
             ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            *((name, pa.string()) for name in ("text", "tags", "label", "hexcode", "split")),
+            *((name, pa.string()) for name in ("text", "label", "hexcode", "split")),
         ]
     )
     pq.write_table(pa.Table.from_pylist(rows, schema), out, compression="zstd")

@@ -1,0 +1,297 @@
+"""Checkpoints that know nothing of the topology that wrote them (docs/design/order-and-resume.md).
+
+    RUN/checkpoints/step-00000100/
+        rank-00000.safetensors   this rank's flat pieces, `kind/logical.name`
+        rank-00000.json          index of the pieces: logical shape, TP slice, flat range in it, dtype
+        state.json               step, data state, topology, versions, kernels
+        COMMIT                   written last: SHA-256 of every file; without it the checkpoint does not exist
+    RUN/checkpoints/frozen/      pieces of frozen parameters, once a run
+
+Any topology assembles any other's pieces. No pickle. The same topology resumes bitwise.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from configs.errors import RunError, UserError
+from data_pipeline.storage import put, put_file
+from pretrain.engine import KINDS, Engine
+from pretrain.mesh import Mesh
+from pretrain.model.linear import logical_of
+
+log = logging.getLogger(__name__)
+SCHEMA = 1
+
+
+def step_folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def save(run: Path, step: int, engine: Engine, mesh: Mesh, state: dict[str, Any], keep_last: int) -> Path:
+    """Write a whole checkpoint; all ranks call it. Returns its folder.
+
+    Raises:
+        RunError: no space is left; the unfinished checkpoint is not committed and the ones before stand.
+    """
+    folder = step_folder(run, step)
+    _save_frozen(run, engine, mesh)
+    if mesh.is_first and folder.exists():
+        shutil.rmtree(folder)  # an uncommitted leftover, or the same step trained again
+    _barrier(mesh)
+    _write_pieces(folder, engine, mesh, trained=True)
+    if mesh.is_first:
+        put(str(folder / "state.json"), json.dumps({"schema": SCHEMA, "step": step, **state}, indent=1).encode())
+    _barrier(mesh)
+    if mesh.is_first:
+        _commit(folder)
+        prune(run, keep_last)
+    _barrier(mesh)
+    return folder
+
+
+def _barrier(mesh: Mesh) -> None:
+    if mesh.world > 1:
+        dist.barrier()
+
+
+def _save_frozen(run: Path, engine: Engine, mesh: Mesh) -> None:
+    folder = run / "checkpoints" / "frozen"
+    if all(p.requires_grad for p in engine.module.parameters()) or (folder / "COMMIT").exists():
+        return
+    _barrier(mesh)
+    _write_pieces(folder, engine, mesh, trained=False)
+    _barrier(mesh)
+    if mesh.is_first:
+        _commit(folder)
+
+
+def _write_pieces(folder: Path, engine: Engine, mesh: Mesh, trained: bool) -> None:
+    """This rank's tensors and their index."""
+    mine = {id(piece.parameter): piece for piece in engine.pieces()}
+    tensors: dict[str, Tensor] = {}
+    index = []
+    for parameter in engine.module.parameters():
+        if parameter.requires_grad != trained:
+            continue
+        logical, piece = logical_of(parameter), mine.get(id(parameter))
+        for kind in KINDS if trained else KINDS[:1]:
+            value = engine.get(parameter, kind)  # asked for on every rank: below stage 3 it is a collective
+            if piece is None:
+                continue
+            count = piece.stop - piece.start
+            value = value[:count] if engine.zero == 3 else value[piece.start : piece.stop]
+            name = f"{kind}/{logical.name}"
+            tensors[name] = value.float().cpu().clone()
+            size = None if logical.axis is None else logical.shape[logical.axis] // mesh.tp_size
+            index.append(
+                {
+                    "name": logical.name,
+                    "kind": kind,
+                    "shape": list(logical.shape),
+                    "axis": logical.axis,
+                    "offset": logical.offset,
+                    "size": size,
+                    "start": piece.start,
+                    "stop": piece.stop,
+                    "dtype": "float32",
+                }
+            )
+    path = folder / f"rank-{mesh.rank:05d}.safetensors"
+    put_file(str(path), lambda target: save_file(tensors, target))
+    put(str(path.with_suffix(".json")), json.dumps({"pieces": index, "sha256": _sha256(path)}).encode())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _commit(folder: Path) -> None:
+    hashes = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            hashes[path.name] = json.loads(path.with_suffix(".json").read_bytes())["sha256"]
+        else:
+            hashes[path.name] = _sha256(path)
+    put(str(folder / "COMMIT"), json.dumps(hashes, indent=1).encode())
+
+
+def prune(run: Path, keep_last: int) -> None:
+    """Remove all but the newest `keep_last` committed checkpoints."""
+    for step in steps_of(run)[:-keep_last]:
+        shutil.rmtree(step_folder(run, step))
+
+
+def steps_of(run: Path) -> list[int]:
+    """Steps with a committed checkpoint, ascending."""
+    found = (run / "checkpoints").glob("step-*/COMMIT")
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+
+
+def problem_of(folder: Path) -> str | None:
+    """What is wrong with a committed checkpoint, None where every file has its hash."""
+    try:
+        hashes = json.loads((folder / "COMMIT").read_bytes())
+    except (OSError, ValueError) as error:
+        return f"COMMIT cannot be read ({error})"
+    for name, wanted in hashes.items():
+        path = folder / name
+        if not path.exists():
+            return f"{name} is missing"
+        if _sha256(path) != wanted:
+            return f"{name} does not have its hash"
+    return None
+
+
+def latest(run: Path) -> Path | None:
+    """The newest complete checkpoint; a damaged one is named and passed over."""
+    for step in reversed(steps_of(run)):
+        folder = step_folder(run, step)
+        problem = problem_of(folder)
+        if problem is None:
+            return folder
+        log.warning("checkpoint %s is damaged (%s): passed over", folder, problem)
+    return None
+
+
+def find(spec: str) -> Path:
+    """The checkpoint folder that RUN or RUN@STEP names.
+
+    Raises:
+        UserError: no such run, or no complete checkpoint there.
+    """
+    name, _, step = spec.partition("@")
+    run = Path(name)
+    if not run.is_dir():
+        raise UserError(f"run {name} does not exist: give the folder of a finished or running `looksay train`")
+    steps = steps_of(run)
+    if step:
+        if not step.isdigit() or int(step) not in steps:
+            raise UserError(f"{name} has no checkpoint of step {step}: it has {steps or 'none'}")
+        folder = step_folder(run, int(step))
+        problem = problem_of(folder)
+        if problem:
+            raise UserError(f"checkpoint {folder} is damaged ({problem}): use another of {steps}")
+        return folder
+    newest = latest(run)
+    if newest is None:
+        raise UserError(f"{name} has no complete checkpoint: let `looksay train` reach its first one")
+    return newest
+
+
+class Checkpoint:
+    """Read access by logical name, whatever topology wrote it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.state: dict[str, Any] = json.loads((folder / "state.json").read_bytes())
+        if self.state["schema"] != SCHEMA:
+            raise UserError(f"{folder} has schema {self.state['schema']}, this looksay reads {SCHEMA}: use a matching version")
+        self._pieces: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
+        self._open: dict[Path, Any] = {}
+        for place in (folder, folder.parent / "frozen"):
+            for path in sorted(place.glob("rank-*.json")):
+                for piece in json.loads(path.read_bytes())["pieces"]:
+                    key = (piece["kind"], piece["name"])
+                    self._pieces.setdefault(key, []).append((path.with_suffix(".safetensors"), piece))
+
+    def names(self, kind: str = "master") -> list[str]:
+        return sorted(name for k, name in self._pieces if k == kind)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        found = self._pieces.get(("master", name))
+        return tuple(found[0][1]["shape"]) if found else None
+
+    def tensor(self, name: str, kind: str = "master") -> Tensor:
+        """The whole logical tensor, fp32.
+
+        Raises:
+            RunError: pieces are missing.
+        """
+        pieces = self._pieces.get((kind, name))
+        if not pieces:
+            raise RunError(f"{self.folder} holds no {kind} of {name}: it was written by another model")
+        shape = tuple(pieces[0][1]["shape"])
+        slices: dict[tuple[int, int | None], Tensor] = {}
+        filled = 0
+        for path, piece in pieces:
+            key = (piece["offset"], piece["size"])
+            if key not in slices:
+                slices[key] = torch.empty(_slice_shape(shape, piece["axis"], piece["size"])).flatten()
+            slices[key][piece["start"] : piece["stop"]] = self._read(path, f"{kind}/{name}")
+            filled += piece["stop"] - piece["start"]
+        whole = torch.empty(shape)
+        if filled != whole.numel():
+            raise RunError(f"{self.folder}: {kind} of {name} has {filled} of {whole.numel()} elements: a rank's file is missing")
+        axis = pieces[0][1]["axis"]
+        for (offset, size), flat in slices.items():
+            if axis is None:
+                return flat.view(shape)
+            whole.narrow(axis, offset, size or 0).copy_(flat.view(_slice_shape(shape, axis, size)))
+        return whole
+
+    def _read(self, path: Path, key: str) -> Tensor:
+        if path not in self._open:
+            self._open[path] = safe_open(str(path), framework="pt")
+        return self._open[path].get_tensor(key)
+
+
+def _slice_shape(shape: tuple[int, ...], axis: int | None, size: int | None) -> tuple[int, ...]:
+    if axis is None or size is None:
+        return shape
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _local(checkpoint: Checkpoint, parameter: nn.Parameter, mesh: Mesh, kind: str) -> Tensor:
+    """This TP rank's slice of a logical tensor."""
+    logical = logical_of(parameter)
+    found = checkpoint.shape(logical.name)
+    if found is None or found != logical.shape:
+        raise UserError(
+            f"{checkpoint.folder} has {logical.name} of shape {found}, this model needs {logical.shape}: "
+            "start from a run of the same model"
+        )
+    whole = checkpoint.tensor(logical.name, kind)
+    if logical.axis is None:
+        return whole
+    return whole.narrow(logical.axis, logical.offset, logical.shape[logical.axis] // mesh.tp_size)
+
+
+def load_engine(checkpoint: Checkpoint, engine: Engine, mesh: Mesh, moments: bool) -> None:
+    """Fill weights (and AdamW's moments) of an engine of any topology."""
+    if moments:
+        engine.prepare_state(int(checkpoint.state["optimizer_steps"]))
+    for parameter in engine.module.parameters():
+        engine.put(parameter, "master", _local(checkpoint, parameter, mesh, "master"))
+        if moments and parameter.requires_grad:
+            for kind in KINDS[1:]:
+                engine.put(parameter, kind, _local(checkpoint, parameter, mesh, kind))
+
+
+def load_weights(folder: Path, model: nn.Module, mesh: Mesh) -> None:
+    """Fill a plain model (outside ZeRO) with a checkpoint's weights, rounded to the parameters' dtype."""
+    checkpoint = Checkpoint(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(_local(checkpoint, parameter, mesh, "master"))
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 over the logical fp32 weights in order of name: equal weights, equal digest, whatever the topology."""
+    checkpoint = Checkpoint(folder)
+    sha = hashlib.sha256()
+    for name in checkpoint.names():
+        tensor = checkpoint.tensor(name)
+        sha.update(f"{name}{tuple(tensor.shape)}".encode())
+        sha.update(tensor.contiguous().numpy().tobytes())
+    return sha.hexdigest()

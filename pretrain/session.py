@@ -1,0 +1,103 @@
+"""Several jobs in one start of the ranks: importing torch, DeepSpeed and Megatron costs ten seconds a start.
+
+`run_jobs` starts local ranks (or, where a launcher has made this process a rank, joins them) and each rank runs the
+same list: train the caption stage, train the SFT stage, evaluate.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.place import find_place
+from configs.errors import DONE, FAILED, USAGE, RunError, UserError
+from data_pipeline.storage import put
+
+
+def run_jobs(
+    jobs: Sequence[dict[str, Any]],
+    ranks: int,
+    log_dir: str | Path,
+    on_start: Callable[[list[int]], None] | None = None,
+) -> None:
+    """Run jobs on all ranks.
+
+    Args:
+        jobs: {"verb": "train", "recipe": path of a resolved recipe, "run": folder, "until": step | None,
+            "resume_from": RUN@STEP | None} or {"verb": "evaluate", ...}: arguments of `pretrain.evaluate.evaluate`.
+        ranks: local processes to start where no launcher made us a rank.
+        on_start: gets the process ids of the ranks.
+    Raises:
+        RunError: a rank failed.
+    """
+    if find_place(os.environ) is not None:
+        run_here(list(jobs))
+        return
+    from cluster.launch import launch
+
+    path = Path(log_dir) / "jobs.json"
+    put(str(path), json.dumps(list(jobs), indent=1).encode())
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    launch("pretrain.session", [str(path)], ranks=ranks, log_dir=str(log_dir), threads=threads, on_start=on_start)
+
+
+def run_here(jobs: list[dict[str, Any]]) -> None:
+    """Run jobs in this process, which is a rank (or stands alone)."""
+    import torch
+
+    from configs.load import load_recipe
+    from configs.schema import TrainRecipe
+    from pretrain.mesh import destroy_mesh, init_mesh, set_tensor_parallel
+
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    mesh = None
+    for job in jobs:
+        arguments = dict(job)
+        verb = arguments.pop("verb")
+        recipe = load_recipe(arguments.pop("recipe")) if "recipe" in arguments else None
+        tp, timeout = 1, 300.0
+        if verb == "train":
+            assert isinstance(recipe, TrainRecipe)
+            tp, timeout = recipe.parallel.tp, recipe.parallel.timeout_seconds
+        if mesh is None:
+            mesh = init_mesh(find_place(os.environ), tp, timeout)
+        elif mesh.tp_size != tp:
+            mesh = set_tensor_parallel(mesh, tp)
+        if verb == "train":
+            from pretrain.trainer import train
+
+            train(recipe, arguments.pop("run"), mesh, **arguments)
+        elif verb == "evaluate":
+            from pretrain.evaluate import evaluate
+
+            evaluate(mesh=mesh, **arguments)
+        else:
+            raise UserError(f"job verb {verb!r} is not train or evaluate")
+    destroy_mesh()
+
+
+def main(arguments: list[str]) -> int:
+    """Entry of a rank: `python -m pretrain.session JOBS.json`. Prints one sentence on bad input."""
+    try:
+        run_here(json.loads(Path(arguments[0]).read_text()))
+    except UserError as error:
+        print(f"looksay: error: {error}", file=sys.stderr, flush=True)
+        return USAGE
+    except RunError as error:
+        print(f"looksay: {error}", file=sys.stderr, flush=True)
+        return getattr(error, "exit_code", FAILED)
+    return DONE
+
+
+if __name__ == "__main__":
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # A failure must not wait in destructors that run collectives: peers may be gone.
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,320 @@
+"""The training loop: one run, one stage. Announced in sentences, killed and resumed at any moment.
+
+    recipe -> model (born under ZeRO) -> stage's freeze table -> engine -> loader -> steps -> checkpoints
+"""
+
+import gc
+import json
+import logging
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.errors import RunError, UserError
+from configs.load import difference, dump_recipe, load_recipe
+from configs.model import EfficientNetLite0
+from configs.schema import TrainRecipe
+from data_pipeline.storage import put
+from data_pipeline.stream.loader import Loader
+from data_pipeline.stream.reader import Dataset
+from pretrain import checkpoint as checkpoints
+from pretrain.engine import Engine, born
+from pretrain.features import FeatureCache
+from pretrain.loss import StepCounts, micro_loss
+from pretrain.mesh import Mesh, hardware, matmul_peak
+from pretrain.metrics import MetricsLog, useful_flops, write_status
+from pretrain.model.inputs import to_inputs
+from pretrain.model.vlm import VisionLanguageModel, make_model
+from pretrain.optim import make_optimizer, rate_scale, set_rates
+from pretrain.provenance import provenance
+from pretrain.stages import apply_stage, freeze_table
+from pretrain.validation import Validation
+
+log = logging.getLogger(__name__)
+
+
+class Preempted(RunError):
+    """A signal asked us to stop: the checkpoint is written, the job should be queued again."""
+
+    exit_code = 75
+
+
+@dataclass
+class Clock:
+    """Seconds of the parts of a step on this rank."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.perf_counter)
+
+    def mark(self, part: str) -> None:
+        now = time.perf_counter()
+        self.parts[part] = self.parts.get(part, 0.0) + now - self.last
+        self.last = now
+
+
+class Trainer:
+    """Everything of one run on this rank. `run()` trains to the end (or to `until`)."""
+
+    def __init__(self, recipe: TrainRecipe, run: Path, mesh: Mesh, resume_from: str | None = None):
+        self.recipe, self.folder, self.mesh = recipe, run, mesh
+        self._open_folder()
+        self.features = self._make_features()
+        self.loader = Loader(
+            recipe, dp_rank=mesh.dp_rank, dp_size=mesh.dp_size, features=self.features, plan_log=self._plan_log()
+        )
+        self.model = self._make_model()
+        outside = self._frozen_outside()
+        rows = apply_stage(self.model, recipe.stage.train, outside)
+        self.table = freeze_table(rows, outside)
+        micro_steps = self.loader.micro_steps
+        self.engine = Engine(self.model, make_optimizer(rows, recipe.optim), recipe.parallel, mesh, micro_steps, recipe.optim.clip)
+        self.step = self._start(resume_from)
+        self.stop_asked = False
+        self.validation = Validation(recipe, mesh, self.engine, self.model, self.loader.chat)
+        self.log = MetricsLog(run, recipe, self.step) if mesh.is_first else None
+        self.peak = matmul_peak(self.engine.math, mesh.device, seconds=0.2) * mesh.world
+
+    # ---- making --------------------------------------------------------------------------------------------
+
+    def _open_folder(self) -> None:
+        """Make the run folder, or check that it holds this very run (topology, logging and pace may differ)."""
+        path = self.folder / "config.yaml"
+        if path.exists():
+            same = ("parallel", "log", "checkpoint", "evaluate", "name")
+            old = load_recipe(str(path)).model_copy(update={part: getattr(self.recipe, part) for part in same})
+            changes = difference(old, self.recipe)
+            if changes:
+                raise UserError(
+                    f"{self.folder} holds a run of another recipe ({'; '.join(changes[:4])}): choose another --run, "
+                    "or remove the folder to train anew"
+                )
+        elif self.folder.exists() and any(n not in ("logs", "jobs.json") for n in os.listdir(self.folder)):
+            raise UserError(f"run folder {self.folder} holds something else: choose another --run or empty it")
+        if self.mesh.is_first:
+            put(str(path), dump_recipe(self.recipe).encode())
+
+    def _make_features(self) -> FeatureCache | None:
+        recipe = self.recipe
+        if not recipe.data.cache_features:
+            return None
+        if not isinstance(recipe.model.encoder, EfficientNetLite0):
+            raise UserError("data.cache_features is for a frozen CNN encoder: set it to false for this encoder")
+        cache = FeatureCache(recipe.model, [Dataset(source.path) for source in recipe.data.sources])
+        start = time.perf_counter()
+        done = cache.fill(self.mesh)
+        self.say(f"features: {'computed' if done else 'reused'} in {time.perf_counter() - start:.1f} s")
+        return cache
+
+    def _plan_log(self) -> str | None:
+        return str(self.folder / "plan.log") if self.mesh.is_first else None
+
+    def _make_model(self) -> VisionLanguageModel:
+        recipe = self.recipe
+        with born(recipe.parallel, self.mesh):
+            return make_model(
+                recipe.model,
+                self.loader.chat.vocab_size,
+                self.mesh,
+                recipe.parallel.precision,
+                recipe.parallel.math,
+                recipe.seed,
+                features_only=recipe.data.cache_features,
+            )
+
+    def _frozen_outside(self) -> dict[str, int]:
+        if not isinstance(self.recipe.model.encoder, EfficientNetLite0):
+            return {}
+        nets = self.model.frozen_cnn
+        return {"encoder": sum(p.numel() for net in nets for p in net.parameters())}
+
+    def _start(self, resume_from: str | None) -> int:
+        """Resume from this run's newest checkpoint, else from `resume_from`, else take `start_from`'s weights."""
+        newest = checkpoints.latest(self.folder)
+        if newest is None and resume_from is not None:
+            newest = checkpoints.find(resume_from)
+        if newest is not None:
+            found = checkpoints.Checkpoint(newest)
+            checkpoints.load_engine(found, self.engine, self.mesh, moments=True)
+            self.loader.load_state_dict(found.state["loader"])
+            self.say(f"resumed from {newest}: step {found.state['step']} of {self.recipe.stage.steps}")
+            self._warn_of_differences(found.state)
+            return int(found.state["step"])
+        if self.recipe.stage.start_from:
+            folder = checkpoints.find(self.recipe.stage.start_from)
+            checkpoints.load_engine(checkpoints.Checkpoint(folder), self.engine, self.mesh, moments=False)
+            self.say(f"weights from {folder}")
+        return 0
+
+    def _warn_of_differences(self, state: dict[str, Any]) -> None:
+        now = self._circumstances()
+        for name in ("versions", "kernels", "threads", "topology"):
+            if state.get(name) != now[name]:
+                self.say(f"note: {name} differ from the checkpoint's ({state.get(name)} -> {now[name]}): not bitwise from here")
+
+    def _circumstances(self) -> dict[str, Any]:
+        mesh = self.mesh
+        return {
+            "topology": {"dp": mesh.dp_size, "tp": mesh.tp_size, "zero": self.recipe.parallel.zero},
+            "threads": torch.get_num_threads(),
+            "kernels": torch.backends.cpu.get_cpu_capability(),
+            "versions": {"torch": torch.__version__},
+        }
+
+    # ---- running -------------------------------------------------------------------------------------------
+
+    def run(self, until: int | None = None) -> None:
+        """Train to the last step (or to step `until`), with checkpoints.
+
+        Raises:
+            Preempted: SIGTERM or SIGUSR1 came; the state is saved.
+        """
+        steps = min(until or self.recipe.stage.steps, self.recipe.stage.steps)
+        self._announce(steps)
+        handlers = {s: signal.signal(s, self._ask_stop) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        gc.collect()
+        gc.freeze()  # long-lived objects are never garbage: scanning them costs milliseconds a step
+        try:
+            if self.step == 0:
+                self._validate()
+            while self.step < steps:
+                stopping = self._train_step()
+                last = self.step == steps
+                every = self.recipe.evaluate.every
+                if last or (every and self.step % every == 0):
+                    self._validate()
+                if last or stopping or self.step % self.recipe.checkpoint.every == 0:
+                    self._save()
+                if stopping and not last:
+                    self._status("preempted")
+                    raise Preempted(f"stopped at step {self.step} by a signal: checkpoint written, start again to go on")
+            self._status("done" if self.step == self.recipe.stage.steps else "stopped")
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _ask_stop(self, *_: Any) -> None:
+        self.stop_asked = True
+
+    def _train_step(self) -> bool:
+        """One optimizer step. Returns whether any rank was asked to stop."""
+        recipe, mesh, clock, counts = self.recipe, self.mesh, Clock(), StepCounts.empty()
+        batches = self.loader.step(self.step)
+        rates = set_rates(self.engine.optimizer, rate_scale(self.step, recipe.stage.steps, recipe.optim))
+        clock.mark("data")
+        for batch in batches:
+            inputs = to_inputs(batch, mesh.device)
+            clock.mark("inputs")
+            out = self.engine.forward(inputs)
+            clock.mark("forward")
+            self.engine.backward(micro_loss(out.loss_sum, batch.denominator, mesh.dp_size))
+            clock.mark("backward")
+            self.engine.step()
+            clock.mark("step")
+            flops = useful_flops(recipe.model, self.loader.chat.vocab_size, self.model.channels, batch, self.model.encoder is not None)
+            counts.add(batch, out.loss_sum, out.weight_sum, flops)
+        totals, (stops,) = counts.reduced(mesh, (float(self.stop_asked),))
+        clock.mark("wait")
+        self.step += 1
+        loss = totals["loss_sum"] / totals["weight"] if totals["weight"] else float("nan")
+        if not loss < float("inf"):
+            raise RunError(f"the loss of step {self.step} is {loss}: lower the learning rates in stage.train, or resume from an earlier checkpoint")
+        if self.log and (self.step % recipe.log.every == 0 or self.step == recipe.stage.steps):
+            self._write(totals, loss, rates, clock, len(batches))
+        return stops > 0
+
+    def _write(self, totals: dict[str, float], loss: float, rates: dict[str, float], clock: Clock, micro: int) -> None:
+        assert self.log is not None
+        seconds = sum(clock.parts.values())
+        line = {
+            "step": self.step,
+            "loss": loss,
+            "grad_norm": self.engine.grad_norm(),
+            "lr": rates,
+            "label_tokens": int(totals["label_tokens"]),
+            "real_tokens": int(totals["real_tokens"]),
+            "visual_tokens": int(totals["visual_tokens"]),
+            "images": int(totals["images"]),
+            "fill": totals["real_tokens"] / totals["positions"],
+            "fillers": int(totals["fillers"]),
+            "seconds": {**{k: round(v, 5) for k, v in clock.parts.items()}, "total": round(seconds, 5)},
+            "tokens_per_s": totals["real_tokens"] / seconds,
+            "mfu": totals["flops"] / seconds / self.peak,
+            "ids_hash": self.loader.ids_hash(self.step - 1),
+            "wall": time.time(),
+        }
+        self.log.write(line)
+        if self.step % 10 == 0 or self.step == 1:
+            self._status("running")
+            print(
+                f"{self.recipe.name} step {self.step}/{self.recipe.stage.steps}  loss {loss:.4f}  "
+                f"norm {line['grad_norm']:.2f}  {line['tokens_per_s']:,.0f} tok/s  fill {line['fill']:.3f}",
+                flush=True,
+            )
+
+    def _validate(self) -> None:
+        result = self.validation.run(self.step)
+        if result is not None and self.log:
+            self.log.write({"step": self.step, "validation": result["numbers"]})
+            with (self.folder / "predictions.jsonl").open("a", encoding="utf-8") as stream:
+                for row in result["answers"]:
+                    stream.write(json.dumps({"step": self.step, **row}, ensure_ascii=False) + "\n")
+            self.say(f"validation at step {self.step}: {result['numbers']}")
+
+    def _save(self) -> None:
+        start = time.perf_counter()
+        state = {
+            "optimizer_steps": self.engine.optimizer_steps(),
+            "loader": self.loader.state_dict(self.step),
+            **self._circumstances(),
+        }
+        checkpoints.save(self.folder, self.step, self.engine, self.mesh, state, self.recipe.checkpoint.keep_last)
+        self._status("running")
+        self.say(f"checkpoint of step {self.step} in {time.perf_counter() - start:.2f} s")
+
+    def _announce(self, steps: int) -> None:
+        if not self.mesh.is_first:
+            return
+        put(str(self.folder / "freeze.json"), json.dumps(self.table, indent=1).encode())
+        put(str(self.folder / "versions.json"), json.dumps({**provenance(), "hardware": hardware(), "seed": self.recipe.seed}, indent=1).encode())
+        self.say(f"{self.recipe.name}: steps {self.step} -> {steps} of {self.recipe.stage.steps}, {self.mesh.dp_size} x data, {self.mesh.tp_size} x tensor parallel, ZeRO-{self.recipe.parallel.zero}")
+        for row in self.table:
+            what = f"trained at {row['lr']:g}" if row["trainable"] else "frozen"
+            self.say(f"  {row['module']:<24} {row['parameters']:>12,} parameters  {what}")
+        self._status("running")
+
+    def _status(self, state: str) -> None:
+        if self.mesh.is_first:
+            write_status(self.folder, state, self.step, self.recipe.stage.steps)
+
+    def say(self, sentence: str) -> None:
+        if self.mesh.is_first:
+            print(sentence, flush=True)
+
+    def close(self) -> None:
+        self.loader.close()
+        if self.log:
+            self.log.close()
+
+
+def train(recipe: TrainRecipe, run: str | Path, mesh: Mesh, until: int | None = None, resume_from: str | None = None) -> None:
+    """Train a recipe into a run folder; goes on from its newest checkpoint. A finished run returns at once."""
+    folder = Path(run)
+    steps = min(until or recipe.stage.steps, recipe.stage.steps)
+    done = checkpoints.steps_of(folder)
+    if done and done[-1] >= steps and checkpoints.latest(folder) is not None:
+        if mesh.is_first:
+            print(f"{folder} has step {done[-1]} of {recipe.stage.steps} already: nothing to train", flush=True)
+        return
+    trainer = Trainer(recipe, folder, mesh, resume_from)
+    try:
+        trainer.run(until)
+    except BaseException:
+        trainer._status("failed")
+        raise
+    finally:
+        trainer.close()
