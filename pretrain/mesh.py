@@ -100,12 +100,8 @@ def init_mesh(place: Place | None, tp: int, timeout_seconds: float = 300.0, init
         UserError: the number of ranks is not a multiple of `tp`.
     """
     import deepspeed
-    from megatron.core import parallel_state
 
     rank, world = (place.rank, place.world) if place else (0, 1)
-    if world % tp:
-        fits = [n for n in range(1, world + 1) if world % n == 0]
-        raise UserError(f"parallel.tp {tp} does not divide the {world} ranks of this job: use one of {fits}")
     backend, device = backend_and_device(place.local_rank if place else 0)
     timeout = datetime.timedelta(seconds=timeout_seconds)
     forbid_compilers_nobody_has()
@@ -117,6 +113,23 @@ def init_mesh(place: Place | None, tp: int, timeout_seconds: float = 300.0, init
                 init_method = f"tcp://{place.master_addr}:{place.master_port}"
         dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world, timeout=timeout)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, dist_init_required=False, timeout=timeout)
+    return _form(tp, rank, world, device, timeout_seconds)
+
+
+def set_tensor_parallel(mesh: Mesh, tp: int, timeout_seconds: float = 300.0) -> Mesh:
+    """The same ranks in TP groups of another size."""
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    return _form(tp, mesh.rank, mesh.world, mesh.device, timeout_seconds)
+
+
+def _form(tp: int, rank: int, world: int, device: torch.device, timeout_seconds: float) -> Mesh:
+    from megatron.core import parallel_state
+
+    if world % tp:
+        fits = [n for n in range(1, world + 1) if world % n == 0]
+        raise UserError(f"parallel.tp {tp} does not divide the {world} ranks of this job: use one of {fits}")
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=tp,
         create_gloo_process_groups=False,

@@ -5,8 +5,10 @@ same list: train the caption stage, train the SFT stage, evaluate.
 """
 
 import json
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,12 +94,19 @@ def main(arguments: list[str]) -> int:
     return DONE
 
 
-if __name__ == "__main__":
-    import logging
+def _run_as_rank() -> None:
+    """A rank leaves at once when it fails: destructors that run collectives would wait for peers that are gone."""
+    code = FAILED
+    try:
+        code = main(sys.argv[1:])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
+
+if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # A failure must not wait in destructors that run collectives: peers may be gone.
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    _run_as_rank()

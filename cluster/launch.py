@@ -1,0 +1,171 @@
+"""Start ranks on this machine, watch them, and say what went wrong when one ends badly.
+
+Ranks run `python -P -m MODULE`, so that packages in the working folder do not shadow ours. Each rank's output goes to
+`LOG_DIR/rank-N.log`; rank 0's is echoed.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.errors import FAILED, NO_REQUEUE, REQUEUE, USAGE, RunError
+
+LAST_LINES = 20
+GRACE_SECONDS = 10.0
+CARRIED = (USAGE, REQUEUE, NO_REQUEUE)
+
+
+class RankFailure(RunError):
+    """A rank ended badly. `exit_code` carries the codes that mean something (bad input, requeue, do not requeue)."""
+
+    def __init__(self, rank: int, status: int, log: Path, lines: Sequence[str]):
+        self.rank, self.status, self.log = rank, status, log
+        self.exit_code = status if status in CARRIED else FAILED
+        what = f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+        shown = "".join(f"\n    {line}" for line in lines)
+        super().__init__(f"rank {rank} ended with {what}; all of its output: {log}; its last lines:{shown}")
+
+
+def free_port() -> int:
+    """A port that nobody listens on now: each start has its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    ranks: int,
+    log_dir: str,
+    threads: int | None = None,
+    env: Mapping[str, str] | None = None,
+    on_start: Callable[[list[int]], None] | None = None,
+) -> None:
+    """Run `python -P -m module arguments...` as `ranks` ranks and wait for all of them.
+
+    Args:
+        threads: OMP_NUM_THREADS of each rank; none leaves it.
+        on_start: gets the process ids.
+    Raises:
+        RankFailure: the first rank that failed; the others are ended.
+    """
+    folder = Path(log_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    processes: list[subprocess.Popen[bytes]] = []
+    files: list[Any] = []
+    echo: threading.Thread | None = None
+    try:
+        for rank in range(ranks):
+            log = (folder / f"rank-{rank}.log").open("ab", buffering=0)
+            log.write(f"--- start {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+            files.append(log)
+            out: Any = subprocess.PIPE if rank == 0 else log
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-P", "-m", module, *arguments],
+                    env=_environment(rank, ranks, port, threads, env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=_die_with_parent,
+                )
+            )
+        echo = threading.Thread(target=_echo, args=(processes[0], files[0]), daemon=True)
+        echo.start()
+        if on_start is not None:
+            on_start([process.pid for process in processes])
+        failed = _wait(processes)
+    finally:
+        _end(processes)
+        if echo is not None:
+            echo.join(timeout=5)
+        for log in files:
+            log.close()
+    if failed is not None:
+        path = folder / f"rank-{failed}.log"
+        raise RankFailure(failed, processes[failed].returncode, path, last_lines(path))
+
+
+def _environment(rank: int, ranks: int, port: int, threads: int | None, more: Mapping[str, str] | None) -> dict[str, str]:
+    env = dict(os.environ)
+    env |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "LOOKSAY_LAUNCHED": "1",
+    }
+    env.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(tempfile.gettempdir(), f"looksay-extensions-{os.getuid()}"))
+    if threads is not None:
+        env["OMP_NUM_THREADS"] = str(threads)
+    return env | dict(more or {})
+
+
+def _die_with_parent() -> None:
+    """Linux: the kernel ends a rank when its launcher dies, however that happens."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _echo(process: "subprocess.Popen[bytes]", log: Any) -> None:
+    assert process.stdout is not None
+    for line in iter(process.stdout.readline, b""):
+        log.write(line)
+        sys.stdout.write(line.decode(errors="replace"))
+        sys.stdout.flush()
+
+
+def _wait(processes: "list[subprocess.Popen[bytes]]") -> int | None:
+    """Wait for all; returns the first rank that failed.
+
+    Ranks that lose a peer fail a moment after it: of those found together, one that died of a signal is the cause.
+    """
+    while True:
+        ended = [(rank, process.poll()) for rank, process in enumerate(processes)]
+        bad = [(rank, status) for rank, status in ended if status not in (None, 0)]
+        if bad:
+            time.sleep(0.3)
+            bad = [(rank, process.poll()) for rank, process in enumerate(processes) if process.poll() not in (None, 0)]
+            return min(bad, key=lambda item: (item[1] != -signal.SIGKILL, (item[1] or 0) >= 0, item[0]))[0]
+        if all(status == 0 for _, status in ended):
+            return None
+        time.sleep(0.05)
+
+
+def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:
+    """The last lines of a log, without reading all of it."""
+    with path.open("rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - 64 * 1024))
+        return list(deque(stream.read().decode(errors="replace").splitlines(), count))

@@ -1,0 +1,60 @@
+"""Train a small byte-level BPE tokenizer on the texts of datasets, with the `tokenizers` library."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from configs.data import TemplateConfig
+from configs.errors import UserError
+from data_pipeline.manifest import NAME
+from data_pipeline.sample import IMAGE_MARK
+from data_pipeline.storage import put
+from data_pipeline.stream.reader import Dataset
+
+
+def texts_of(dataset: Dataset) -> Iterator[str]:
+    """Pieces of text exactly as the template cuts them: between marks, each on its own."""
+    for index in range(len(dataset)):
+        talk = dataset.read(index).conversation
+        contents = [talk.text or ""] if talk.messages is None else [m.content for m in talk.messages]
+        for content in contents:
+            yield from (part for part in content.split(IMAGE_MARK) if part)
+
+
+def train_tokenizer(
+    folders: Sequence[str], out: str, vocab_size: int = 2048, template: TemplateConfig = TemplateConfig()
+) -> int:
+    """Write OUT/tokenizer.json (and the config that makes it a Hugging Face folder). Returns the vocabulary's size.
+
+    Raises:
+        UserError: `out` holds something else, or vocab_size cannot hold the 256 bytes and the marks.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    least = 256 + len(template.marks)
+    if vocab_size < least:
+        raise UserError(f"vocabulary {vocab_size} is too small: 256 bytes and {len(template.marks)} marks need {least}")
+    if (Path(out) / NAME).exists():
+        raise UserError(f"{out} holds a dataset: give the tokenizer a folder of its own")
+    datasets = [Dataset(folder) for folder in folders]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(template.marks),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text for dataset in datasets for text in texts_of(dataset)), trainer)
+    put(str(Path(out) / "tokenizer.json"), tokenizer.to_str(pretty=True).encode())
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": template.bos,
+        "eos_token": template.end,
+        "pad_token": template.pad,
+        "additional_special_tokens": [template.user, template.assistant, template.image],
+    }
+    put(str(Path(out) / "tokenizer_config.json"), json.dumps(config, indent=1).encode())
+    return tokenizer.get_vocab_size()
