@@ -6,4 +6,4 @@ from pydantic import BaseModel, ConfigDict
 class Config(BaseModel):
     """A frozen piece of a recipe. Unknown keys are errors; values never change after construction."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -1,48 +1,36 @@
-"""YAML -> recipe and back: `extends`, `--set a.b=c`, every error at once with the nearest valid name.
+"""YAML -> recipe and back: `extends`, `--set`, every error at once with the nearest valid name.
 
 A recipe is named (packaged: configs/recipes/NAME.yaml) or a path. `extends: NAME` (or a path relative to the file) is
 merged below it: dictionaries merge, lists and values replace. The resolved form loads again.
 """
 
-import difflib
-import json
-from collections.abc import Sequence
-from functools import cache
+import copy
+from collections.abc import Hashable, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from configs.complaints import validate
 from configs.errors import UserError
+from configs.listing import ENDINGS, find_recipes, nearest
 
-RECIPES = Path(__file__).parent / "recipes"
 MAX_EXTENDS = 10
 
-
-def find_recipes() -> dict[str, Path]:
-    """Packaged recipes by name."""
-    return {path.stem: path for path in sorted(RECIPES.rglob("*.yaml"))}
-
-
-def header_of(path: Path) -> str:
-    """The comment that opens a recipe file: its command, hardware, time and result."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").strip())
-    return "\n".join(lines)
+Layer = tuple[str, dict[str, Any]]
+"""What one file (or `--set`) says, and its name for messages."""
 
 
 def recipe_path(name: str, beside: Path | None = None) -> Path:
-    """The file of a recipe's name or path.
+    """The file of a recipe's name or path. `beside`: the folder that a relative path starts from.
 
     Raises:
         UserError: there is none; says the nearest name.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in ENDINGS:
         found = beside / path if beside is not None and not path.is_absolute() else path
         if found.is_file():
             return found
@@ -50,30 +38,45 @@ def recipe_path(name: str, beside: Path | None = None) -> Path:
     known = find_recipes()
     if name in known:
         return known[name]
-    raise UserError(f"no recipe is called {name!r}: {_hint(name, list(known))} (`looksay recipes` lists them; a file ends in .yaml)")
+    for guess in (path / "config.yaml", Path(f"{name}.yaml")):
+        if guess.is_file():
+            raise UserError(f"no recipe is called {name!r}: for the file give its path, {guess}")
+    raise UserError(f"no recipe is called {name!r}: {nearest(name, known)} (`looksay recipes` lists them; a file ends in .yaml)")
 
 
-def _hint(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(sorted(known))}"
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader that refuses a key written twice, of which one would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
-def read_tree(name: str, beside: Path | None = None, depth: int = 0) -> dict[str, Any]:
-    """The raw dictionary of a recipe, with everything that it extends merged below it."""
-    if depth > MAX_EXTENDS:
-        raise UserError(f"recipe {name!r} extends itself, or more than {MAX_EXTENDS} others: break the chain")
-    path = recipe_path(name, beside)
+def _read_file(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
         raise UserError(f"recipe {path} is not YAML: {where}; correct that line") from None
     if not isinstance(tree, dict):
         raise UserError(f"recipe {path} holds {type(tree).__name__}, not keys and values: start from `looksay recipes --copy`")
+    return tree
+
+
+def read_layers(name: str, beside: Path | None = None, depth: int = 0) -> list[Layer]:
+    """What a recipe's file says, after everything that it extends: lowest layer first."""
+    if depth > MAX_EXTENDS:
+        raise UserError(f"recipe {name!r} extends itself, or more than {MAX_EXTENDS} others: break the chain")
+    path = recipe_path(name, beside)
+    tree = _read_file(path)
     base = tree.pop("extends", None)
-    if base is None:
-        return tree
-    return merge(read_tree(str(base), path.parent, depth + 1), tree)
+    below = [] if base is None else read_layers(str(base), path.parent, depth + 1)
+    return [*below, (str(path), tree)]
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -89,33 +92,42 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Put one `a.b.0.c=value` (value in YAML) into the tree.
+    """Put one `a.b.0.c=value` (value in YAML) into the tree, in place.
 
     Raises:
         UserError: no `=`, or a path through something that has no keys.
     """
     path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise UserError(f"--set {override!r} has no KEY=VALUE: write for example --set optim.clip=0.5")
-    try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
-        value = text
     *parents, last = path.strip().split(".")
+    if not equals or not last or not all(parents):
+        raise UserError(f"--set {override!r} has no KEY=VALUE: write for example --set optim.clip=0.5")
     place: Any = tree
-    for key in parents:
-        if isinstance(place, list):
-            place = place[_list_index(place, key, path)]
-            continue
+    for number, key in enumerate(parents):
+        place = _step_into(place, key, ".".join(parents[: number + 1]), path)
+    if isinstance(place, list):
+        place[_list_index(place, last, path)] = _value_of(text)
+    else:
+        place[last] = _value_of(text)
+
+
+def _value_of(text: str) -> Any:
+    """A value as YAML reads it; what is not YAML (such as `@x`) is text."""
+    try:
+        return yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        return text
+
+
+def _step_into(place: Any, key: str, so_far: str, path: str) -> Any:
+    if isinstance(place, list):
+        place = place[_list_index(place, key, path)]
+    else:
         if place.get(key) is None:
             place[key] = {}
         place = place[key]
-        if not isinstance(place, dict | list):
-            raise UserError(f"--set {path}: {key} is the value {place!r} and has no keys below it; set {key} itself")
-    if isinstance(place, list):
-        place[_list_index(place, last, path)] = value
-    else:
-        place[last] = value
+    if not isinstance(place, dict | list):
+        raise UserError(f"--set {path}: {so_far} is the value {place!r} and has no keys below it; set {so_far} itself")
+    return place
 
 
 def _list_index(place: list[Any], key: str, path: str) -> int:
@@ -130,84 +142,30 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Any:
     Raises:
         UserError: all that is wrong with it, one line each.
     """
-    tree = read_tree(name)
+    return resolve(name, read_layers(str(name)), overrides)
+
+
+def resolve(name: str, layers: Sequence[Layer], overrides: Sequence[str] = ()) -> Any:
+    """Layers and overrides as one recipe. `name` opens the messages."""
+    tree = reduce(merge, (copy.deepcopy(tree) for _, tree in layers), {})
     for override in overrides:
         apply_override(tree, override)
-    return validate(tree, name)
+    if overrides:
+        said: dict[str, Any] = {}
+        for override in overrides:
+            path, _, text = override.partition("=")
+            _mark(said, path.strip().split("."), _value_of(text))
+        layers = [*layers, ("--set", said)]
+    return validate(tree, name, layers)
 
 
-def validate(tree: dict[str, Any], name: str) -> Any:
-    """A raw tree as a recipe. Raises UserError with every error, each with its remedy."""
-    from configs.schema import BuildRecipe, TrainRecipe
-
-    kinds = {"build": BuildRecipe, "train": TrainRecipe}
-    if tree.get("kind") not in kinds:
-        raise UserError(f"recipe {name}: kind is {tree.get('kind')!r}: set it to build or train")
-    model = kinds[tree["kind"]]
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        problems = [_sentence(model, problem) for problem in error.errors()]
-        if len(problems) == 1:
-            raise UserError(f"recipe {name}: {problems[0]}") from None
-        listed = "".join(f"\n  - {problem}" for problem in problems)
-        raise UserError(f"recipe {name} has {len(problems)} errors:{listed}") from None
-
-
-def _sentence(model: type[BaseModel], problem: Any) -> str:
-    """One validation error as: key, value, remedy."""
-    place = [part for part in problem["loc"] if not _is_tag(part, problem["loc"])]
-    path = ".".join(str(part) for part in place)
-    if problem["type"] == "extra_forbidden":
-        known = sorted(_fields_at(model, problem["loc"][:-1]))
-        return f"unknown key {path}: {_hint(str(problem['loc'][-1]), known)}"
-    if problem["type"] == "missing":
-        return f"key {path} is missing: set it"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{path + ': ' if path else ''}{message}"
-    return f"{path} is {problem['input']!r}: {message[0].lower() + message[1:]}"
-
-
-def _is_tag(part: Any, loc: Sequence[Any]) -> bool:
-    """pydantic puts the chosen member of a union (its `type`) into the path; users do not write it."""
-    return isinstance(part, str) and part in _tags() and part != loc[0]
-
-
-@cache
-def _tags() -> frozenset[str]:
-    from configs import ingest, model
-
-    found = set()
-    for module in (ingest, model):
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, BaseModel) and "type" in value.model_fields:
-                found |= set(get_args(value.model_fields["type"].annotation))
-    return frozenset(found)
-
-
-def _fields_at(model: type[BaseModel], loc: Sequence[Any]) -> set[str]:
-    """Valid keys of the model that a path leads to."""
-    current: list[type[BaseModel]] = [model]
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        tagged = [m for m in current if "type" in m.model_fields and part in get_args(m.model_fields["type"].annotation)]
-        if tagged:
-            current = tagged
-            continue
-        inner: list[type[BaseModel]] = []
-        for candidate in current:
-            if part in candidate.model_fields:
-                inner += _models_in(candidate.model_fields[part].annotation)
-        current = inner or current
-    return {name for candidate in current for name in candidate.model_fields}
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+def _mark(said: dict[str, Any], path: list[str], value: Any) -> None:
+    """Note what `--set` said at this path, so that a message can name it as the place of an error."""
+    for key in path[:-1]:
+        inner = said.get(key)
+        said[key] = inner if isinstance(inner, dict) else {}
+        said = said[key]
+    said[path[-1]] = value
 
 
 def dump_recipe(recipe: BaseModel) -> str:
@@ -229,8 +187,12 @@ def _difference(prefix: str, old: Any, new: Any) -> list[str]:
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
 
 
-def json_schema() -> str:
-    """JSON Schema of recipes, for editors."""
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of recipes, for editors. `extends` is a key of files, resolved before the models see it."""
     from configs.schema import RECIPE
 
-    return json.dumps(RECIPE.json_schema(), indent=1)
+    schema = RECIPE.json_schema()
+    for definition in ("BuildRecipe", "TrainRecipe"):
+        extends = {"type": "string", "description": "recipe (name, or path beside this file) merged below this one"}
+        schema["$defs"][definition]["properties"]["extends"] = extends
+    return schema

@@ -1,0 +1,25 @@
+"""What we agreed: recipes in YAML, checked by frozen pydantic models before any work starts.
+
+```
+recipes/NAME.yaml --extends--> recipes/BASE.yaml
+        \\                        /
+         load: merge, --set, every error at once with the nearest valid name
+                        |
+         schema: BuildRecipe | TrainRecipe   (frozen; a run keeps the resolved form as config.yaml)
+          |          |         |        |
+        ingest     model     data    training
+          \\__________|_________|________/
+                      base
+```
+
+errors.py    the two ways of saying no, and the one table of exit codes
+base.py      the frozen base of every model, closed to unknown keys
+ingest.py    what a data build reads, does and writes
+model.py     encoder x resolution x projector x decoder
+data.py      what a training run reads: datasets, tokenizer, template, packing
+training.py  stage, optimizer, parallelism, checkpoints, logs, evaluation
+schema.py    the two kinds of recipe, with the rules that join their parts
+load.py      YAML to recipe and back: names, `extends`, `--set`, difference, JSON Schema
+listing.py   names and headers of recipes without pydantic, for commands that must answer at once
+recipes/     packaged recipes; the header of each says command, hardware, expected time and number
+"""
