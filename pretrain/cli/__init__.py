@@ -1,0 +1,20 @@
+"""The command `looksay`: parsing and printing; every handler imports what it needs when it runs.
+
+```
+main: verb -> handler -> exit code
+  |        \\
+parser    start | recipes | data | run        one module a group of verbs
+  |          |       |       |      |
+  |        output (JSON or text)  preflight   bad input is refused before ranks or Ray start
+  `-- nearest names of verbs and options
+```
+
+main.py       the entry point; errors to one sentence and an exit code
+parser.py     argparse with the nearest name in its errors, and the options that verbs share
+output.py     one way to print a result: text, or JSON with --json
+start.py      demo, inspect
+recipes.py    recipes: list, show, copy, schema, difference
+data.py       data build, verify, show, tokenizer, pack, stream
+run.py        train, evaluate, generate, report
+preflight.py  what a training recipe needs, checked without torch
+"""

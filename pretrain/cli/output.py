@@ -1,0 +1,39 @@
+"""One way to print a result: text for people, JSON for programs."""
+
+import json
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+
+def emit(data: Any, text: str, as_json: bool) -> None:
+    """Print `data` as one JSON document, or `text`."""
+    print(as_line(data, indent=1) if as_json else text.rstrip("\n"))
+
+
+def as_line(data: Any, indent: int | None = None) -> str:
+    return json.dumps(data, indent=indent, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What json does not know: dataclasses, numpy scalars and arrays, sets."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return str(value)
+
+
+def table(values: dict[str, Any], indent: int = 0) -> str:
+    """Nested numbers as aligned lines."""
+    width = max((len(str(key)) for key in values), default=0)
+    lines = []
+    for key, value in values.items():
+        lead = " " * indent + f"{key!s:<{width}}"
+        if isinstance(value, dict) and value:
+            lines.append(lead.rstrip() + "\n" + table(value, indent + 2))
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            lines.append(f"{lead}  {shown}")
+    return "\n".join(lines)

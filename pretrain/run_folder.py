@@ -1,0 +1,34 @@
+"""The run folder as a contract: whose it is, checked before anything is written into it. No torch."""
+
+import os
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.load import difference, load_recipe
+from configs.schema import TrainRecipe
+
+BEFORE_START = ("logs", "jobs.json")
+"""What a launcher may have put there before the first rank looks."""
+FREE = ("parallel", "log", "checkpoint", "evaluate", "name")
+"""Parts of a recipe that may change between the starts of a run: topology, logging, pace."""
+
+
+def check_run_folder(folder: Path, recipe: TrainRecipe) -> None:
+    """The folder is new, or holds this very run.
+
+    Raises:
+        UserError: it holds a run of another recipe, or something else.
+    """
+    path = folder / "config.yaml"
+    if path.exists():
+        old = load_recipe(str(path))
+        changes = difference(old.model_copy(update={part: getattr(recipe, part) for part in FREE}), recipe)
+        if changes:
+            raise UserError(
+                f"{folder} holds a run of another recipe ({'; '.join(changes[:4])}): choose another --run, "
+                "or remove the folder to train anew"
+            )
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"run folder {folder} is a file: choose another --run")
+    elif folder.exists() and any(name not in BEFORE_START for name in os.listdir(folder)):
+        raise UserError(f"run folder {folder} holds something else: choose another --run or empty it")
