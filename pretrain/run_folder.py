@@ -7,8 +7,8 @@ from configs.errors import UserError
 from configs.load import difference, load_recipe
 from configs.schema import TrainRecipe
 
-BEFORE_START = ("logs", "jobs.json")
-"""What a launcher may have put there before the first rank looks."""
+BEFORE_START = ("logs", "jobs.json", ".looksay-")
+"""What a launcher, or another rank about to publish config.yaml, may have put there before this one looks."""
 FREE = ("parallel", "log", "checkpoint", "evaluate", "name")
 """Parts of a recipe that may change between the starts of a run: topology, logging, pace."""
 
@@ -30,5 +30,5 @@ def check_run_folder(folder: Path, recipe: TrainRecipe) -> None:
             )
     elif folder.exists() and not folder.is_dir():
         raise UserError(f"run folder {folder} is a file: choose another --run")
-    elif folder.exists() and any(name not in BEFORE_START for name in os.listdir(folder)):
+    elif folder.exists() and any(not name.startswith(BEFORE_START) for name in os.listdir(folder)):
         raise UserError(f"run folder {folder} holds something else: choose another --run or empty it")
