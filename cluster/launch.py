@@ -94,9 +94,10 @@ def launch(
             echo.join(timeout=5)
         for log in files:
             log.close()
-    if failed is not None:
-        path = folder / f"rank-{failed}.log"
-        raise RankFailure(failed, processes[failed].returncode, path, last_lines(path))
+    if failed:
+        cause = _cause(failed, processes, folder)
+        path = folder / f"rank-{cause}.log"
+        raise RankFailure(cause, processes[cause].returncode, path, last_lines(path))
 
 
 def _environment(rank: int, ranks: int, port: int, threads: int | None, more: Mapping[str, str] | None) -> dict[str, str]:
@@ -133,21 +134,31 @@ def _echo(process: "subprocess.Popen[bytes]", log: Any) -> None:
         sys.stdout.flush()
 
 
-def _wait(processes: "list[subprocess.Popen[bytes]]") -> int | None:
-    """Wait for all; returns the first rank that failed.
-
-    Ranks that lose a peer fail a moment after it: of those found together, one that died of a signal is the cause.
-    """
+def _wait(processes: "list[subprocess.Popen[bytes]]") -> list[int]:
+    """Wait for all; returns the ranks that had failed when the first was noticed and a moment after, in that order."""
     while True:
-        ended = [(rank, process.poll()) for rank, process in enumerate(processes)]
-        bad = [(rank, status) for rank, status in ended if status not in (None, 0)]
+        status = [process.poll() for process in processes]
+        bad = [rank for rank, code in enumerate(status) if code not in (None, 0)]
         if bad:
-            time.sleep(0.3)
-            bad = [(rank, process.poll()) for rank, process in enumerate(processes) if process.poll() not in (None, 0)]
-            return min(bad, key=lambda item: (item[1] != -signal.SIGKILL, (item[1] or 0) >= 0, item[0]))[0]
-        if all(status == 0 for _, status in ended):
-            return None
+            time.sleep(0.5)  # the cause and those that lost their peer fail together
+            return bad + [r for r, p in enumerate(processes) if p.poll() not in (None, 0) and r not in bad]
+        if all(code == 0 for code in status):
+            return []
         time.sleep(0.05)
+
+
+LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "gloo::", "NCCL error")
+
+
+def _cause(failed: list[int], processes: "list[subprocess.Popen[bytes]]", folder: Path) -> int:
+    """Of ranks that failed together: one that died of a signal, else one that does not merely miss its peer."""
+
+    def blame(rank: int) -> tuple[bool, bool, int]:
+        code = processes[rank].returncode
+        missing = any(mark in line for line in last_lines(folder / f"rank-{rank}.log") for mark in LOST_PEER)
+        return (code >= 0, missing, failed.index(rank))
+
+    return min(failed, key=blame)
 
 
 def _end(processes: "list[subprocess.Popen[bytes]]") -> None:

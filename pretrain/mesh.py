@@ -8,6 +8,7 @@ import datetime
 import os
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ import torch.distributed as dist
 
 from cluster.place import Place
 from configs.errors import UserError
+
+# DeepSpeed calls names that torch has deprecated, thousands of times a run.
+warnings.filterwarnings("ignore", message=".*is deprecated. Please use.*", category=FutureWarning)
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

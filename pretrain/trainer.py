@@ -6,7 +6,6 @@
 import gc
 import json
 import logging
-import os
 import signal
 import time
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from configs.errors import RunError, UserError
-from configs.load import difference, dump_recipe, load_recipe
+from configs.load import dump_recipe
 from configs.model import EfficientNetLite0
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
@@ -28,10 +27,12 @@ from pretrain.features import FeatureCache
 from pretrain.loss import StepCounts, micro_loss
 from pretrain.mesh import Mesh, hardware, matmul_peak
 from pretrain.metrics import MetricsLog, useful_flops, write_status
+from pretrain.model.cnn import count_parameters
 from pretrain.model.inputs import to_inputs
 from pretrain.model.vlm import VisionLanguageModel, make_model
 from pretrain.optim import make_optimizer, rate_scale, set_rates
 from pretrain.provenance import provenance
+from pretrain.run_folder import check_run_folder
 from pretrain.stages import apply_stage, freeze_table
 from pretrain.validation import Validation
 
@@ -83,20 +84,9 @@ class Trainer:
 
     def _open_folder(self) -> None:
         """Make the run folder, or check that it holds this very run (topology, logging and pace may differ)."""
-        path = self.folder / "config.yaml"
-        if path.exists():
-            same = ("parallel", "log", "checkpoint", "evaluate", "name")
-            old = load_recipe(str(path)).model_copy(update={part: getattr(self.recipe, part) for part in same})
-            changes = difference(old, self.recipe)
-            if changes:
-                raise UserError(
-                    f"{self.folder} holds a run of another recipe ({'; '.join(changes[:4])}): choose another --run, "
-                    "or remove the folder to train anew"
-                )
-        elif self.folder.exists() and any(n not in ("logs", "jobs.json") for n in os.listdir(self.folder)):
-            raise UserError(f"run folder {self.folder} holds something else: choose another --run or empty it")
+        check_run_folder(self.folder, self.recipe)
         if self.mesh.is_first:
-            put(str(path), dump_recipe(self.recipe).encode())
+            put(str(self.folder / "config.yaml"), dump_recipe(self.recipe).encode())
 
     def _make_features(self) -> FeatureCache | None:
         recipe = self.recipe
@@ -129,8 +119,7 @@ class Trainer:
     def _frozen_outside(self) -> dict[str, int]:
         if not isinstance(self.recipe.model.encoder, EfficientNetLite0):
             return {}
-        nets = self.model.frozen_cnn
-        return {"encoder": sum(p.numel() for net in nets for p in net.parameters())}
+        return {"encoder": count_parameters(self.recipe.model.encoder.feature)}
 
     def _start(self, resume_from: str | None) -> int:
         """Resume from this run's newest checkpoint, else from `resume_from`, else take `start_from`'s weights."""

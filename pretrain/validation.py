@@ -34,10 +34,10 @@ class Validation:
         self.geometry = geometry_of(recipe.model)
         self.cnn = isinstance(recipe.model.encoder, EfficientNetLite0)
         self.dataset: Dataset | None = None
+        self.features: FeatureCache | None = None
         if recipe.evaluate.source is None:
             return
         self.dataset = Dataset(recipe.evaluate.source)
-        self.features: FeatureCache | None = None
         if recipe.data.cache_features:
             self.features = FeatureCache(recipe.model, [self.dataset])
             self.features.fill(mesh)
@@ -89,7 +89,7 @@ class Validation:
                 first = (number * mesh.dp_size + mesh.dp_rank) * ROWS
                 rows = [self.rows[r] if r < len(self.rows) else [] for r in range(first, first + ROWS)]
                 ready = [[self.ready(index) for index in row] for row in rows]
-                batch = collate(ready, length, self.geometry, self.chat.pad_id, cnn=self.cnn)
+                batch = collate(ready, length, self.geometry, self.chat.pad_id, cnn=self.cnn, cached=self.features is not None)
                 out = self.engine.forward(to_inputs(batch, mesh.device))
                 sums += torch.tensor([float(out.loss_sum), float(out.weight_sum)], dtype=torch.float64)
         sums = sums.to(mesh.device)

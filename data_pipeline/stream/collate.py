@@ -57,6 +57,7 @@ def collate(
     pad_id: int,
     *,
     cnn: bool,
+    cached: bool = False,
     denominator: float | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Batch:
@@ -66,12 +67,14 @@ def collate(
         rows: samples of each row, in order; an empty row is a dummy.
         length: L; a row must not be longer.
         cnn: pictures become `images` (one by one) rather than `patches`.
+        cached: they come as features, also where no row has a picture.
         denominator: N of the step; none: the labels of this batch.
         numbers: number of each row within its step, -1 for a dummy.
     Raises:
         ValueError: a row does not fit, or a picture does not have the planned number of visual tokens.
     """
     maker = _Maker(rows, length, geometry, pad_id, cnn)
+    maker.cached |= cached
     for number, samples in enumerate(rows):
         maker.row(number, samples, numbers[number] if numbers is not None else number)
     return maker.batch(denominator)
@@ -131,7 +134,8 @@ class _Maker:
         slots = np.concatenate(self.slots) if self.slots else np.zeros(0, np.int64)
         grids = np.array(self.grids, np.int32).reshape(-1, 2)
         if self.cached:
-            return Vision(slots, grids, features=np.concatenate(self.features))
+            features = np.concatenate(self.features) if self.features else np.zeros((0, 1), np.float16)
+            return Vision(slots, grids, features=features)
         if self.cnn:
             return Vision(slots, grids, images=self.images)
         cut = [to_patches(picture, self.geometry.patch, self.geometry.merge) for picture in self.images]

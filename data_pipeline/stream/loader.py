@@ -92,7 +92,14 @@ class Loader:
             names = [n if n < self.rows_per_step else -1 for n in numbers]
             out.append(
                 collate(
-                    rows, self.length, self.geometry, self.chat.pad_id, cnn=self.cnn, denominator=planned.denominator, numbers=names
+                    rows,
+                    self.length,
+                    self.geometry,
+                    self.chat.pad_id,
+                    cnn=self.cnn,
+                    cached=self.features is not None,
+                    denominator=planned.denominator,
+                    numbers=names,
                 )
             )
         return out

@@ -1,0 +1,65 @@
+"""Pictures of a dataset as prompts need them: cached features for a frozen CNN, pixels otherwise; and blank ones."""
+
+from typing import Any
+
+import numpy as np
+
+from configs.model import EfficientNetLite0
+from data_pipeline.stream.images import decode, fit
+from data_pipeline.stream.layout import grid_of
+from data_pipeline.stream.reader import Dataset
+from pretrain.answering import OpenRun
+from pretrain.features import FeatureCache
+from pretrain.generate import Prompt
+from pretrain.model.cnn import load_efficientnet
+
+
+def mean_colour(dataset: Dataset, pictures: int = 500) -> np.ndarray:
+    """Mean colour [3] uint8 over pictures spread through a dataset."""
+    count = min(pictures, len(dataset))
+    chosen = [i * len(dataset) // count for i in range(count)]
+    means = [decode(dataset.read(index).images[0]).reshape(-1, 3).mean(0) for index in chosen]
+    return np.round(np.mean(means, 0)).astype(np.uint8)
+
+
+class Pictures:
+    """Prompts about the pictures of a dataset. Making one fills the feature cache: a collective.
+
+    Args:
+        blank: colour [3] of the blank picture.
+    """
+
+    def __init__(self, opened: OpenRun, dataset: Dataset, blank: np.ndarray):
+        self.opened, self.dataset, self.colour = opened, dataset, blank
+        self.cache: FeatureCache | None = None
+        self._encoder: Any = None
+        if isinstance(opened.recipe.model.encoder, EfficientNetLite0):
+            self.cache = FeatureCache(opened.recipe.model, [dataset])
+            self.cache.fill(opened.mesh)
+        self._blanks: dict[tuple[int, int], dict[str, Any]] = {}
+
+    def prompt(self, messages: Any, sample: int, picture: int, blank: bool = False) -> Prompt:
+        """One picture (or a blank of its size) under messages; None asks for a caption."""
+        encoded = self.opened.chat.prompt(messages, 1)
+        size = self.dataset.sizes(sample)[picture]
+        if blank:
+            return Prompt(encoded, [size], **self.blank(size))
+        if self.cache is not None:
+            return Prompt(encoded, [size], features=[self.cache.get(0, sample)[picture]])
+        return Prompt(encoded, [size], images=[decode(self.dataset.read(sample).images[picture])])
+
+    def blank(self, size: tuple[int, int]) -> dict[str, Any]:
+        """{features} or {images} of a blank picture of `size` (width, height)."""
+        if size not in self._blanks:
+            picture = np.broadcast_to(self.colour, (size[1], size[0], 3)).copy()
+            self._blanks[size] = {"images": [picture]} if self.cache is None else {"features": [self._encode(picture, size)]}
+        return self._blanks[size]
+
+    def _encode(self, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        config = self.opened.recipe.model.encoder
+        assert isinstance(config, EfficientNetLite0)
+        if self._encoder is None:
+            self._encoder = load_efficientnet(config.weights, config.feature, 0, self.opened.mesh.device)
+        rows, columns = grid_of(*size, self.opened.geometry)
+        fitted = fit(picture, rows, columns, self.opened.geometry.cell)
+        return self._encoder.encode([fitted], self.opened.mesh.device)[0].cpu().numpy().astype(np.float16)
