@@ -20,6 +20,7 @@ data.py      what a training run reads: datasets, tokenizer, template, packing
 training.py  stage, optimizer, parallelism, checkpoints, logs, evaluation
 schema.py    the two kinds of recipe, with the rules that join their parts
 load.py      YAML to recipe and back: names, `extends`, `--set`, difference, JSON Schema
+complaints.py  errors of a recipe as sentences: key, value, file, nearest valid name
 listing.py   names and headers of recipes without pydantic, for commands that must answer at once
 recipes/     packaged recipes; the header of each says command, hardware, expected time and number
 """
