@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from configs.errors import UserError
 from configs.load import load_recipe
 from configs.schema import TrainRecipe
@@ -16,6 +14,7 @@ from pretrain import checkpoint as checkpoints
 from pretrain.generate import Prompt
 from pretrain.mesh import Mesh, init_mesh
 from pretrain.model.vlm import VisionLanguageModel, make_model
+from pretrain.picture_file import read_picture
 
 
 @dataclass(frozen=True)
@@ -48,22 +47,6 @@ def open_run(spec: str, mesh: Mesh | None = None, features_only: bool = False) -
     return OpenRun(recipe, chat, geometry_of(recipe.model), model, mesh, int(folder.name.removeprefix("step-")))
 
 
-def read_picture(path: str) -> np.ndarray:
-    """A picture file as [H, W, 3]: EXIF orientation applied, alpha on white.
-
-    Raises:
-        UserError: it is missing or not a picture.
-    """
-    from data_pipeline.ingest.decode import decode as decode_any
-
-    if not Path(path).is_file():
-        raise UserError(f"--image {path} does not exist: give a picture file")
-    try:
-        return np.asarray(decode_any(Path(path).read_bytes(), 178_956_970).convert("RGB"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"--image {path} is not a picture that can be read ({error}): convert it to PNG or JPEG") from None
-
-
 def prompt_of(opened: OpenRun, images: Sequence[str], prompt: str | None) -> Prompt:
     """Pictures and a user's message (none: a caption is asked for) as a prompt."""
     pictures = [read_picture(path) for path in images]
@@ -74,5 +57,3 @@ def prompt_of(opened: OpenRun, images: Sequence[str], prompt: str | None) -> Pro
         raise UserError("neither --image nor --prompt was given: give at least one")
     encoded = opened.chat.prompt(messages, len(pictures))
     return Prompt(encoded, [(p.shape[1], p.shape[0]) for p in pictures], images=pictures)
-
-
