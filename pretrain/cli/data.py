@@ -2,11 +2,12 @@
 
 import argparse
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from configs.errors import DONE, FAILED, UserError
-from pretrain.cli.output import as_line, emit, table
+from pretrain.cli.output import as_line, emit
 from pretrain.cli.parser import Parser, add_dry_run, add_json, add_set, add_verb, count, number
 
 SOURCES = "a folder of pictures with NAME.txt or NAME.json beside each, a .jsonl, or a .parquet"
@@ -37,7 +38,7 @@ def _add_build(verbs: Any) -> None:
             "looksay data build demo_vqa_train --set ray.workers=4",
         ],
     )
-    build.add_argument("what", nargs="+", metavar="SOURCE OUT | RECIPE", help="a source and a new folder, or a build recipe")
+    build.add_argument("what", nargs="+", metavar="WORD", help="SOURCE OUT: a source and a new folder; or RECIPE: a build recipe")
     add_set(build)
     add_json(build)
     add_dry_run(build)
@@ -58,11 +59,12 @@ def _add_readers(verbs: Any) -> None:
         "show",
         _show,
         "Say what a dataset holds, or write a gallery of it.",
-        ["looksay data show runs/demo/data/vqa_train", "looksay data show runs/mine/data --html gallery.html --limit 60"],
+        ["looksay data show runs/demo/data/vqa_train", "looksay data show runs/mine/data --html gallery.html --limit 200"],
     )
     show.add_argument("dataset", metavar="DATASET")
+    show.add_argument("--samples", type=count, default=5, help="samples to print (default 5)")
     show.add_argument("--html", metavar="FILE", help="write a self-contained gallery")
-    show.add_argument("--limit", type=count, default=60, help="most samples of the gallery (default 60)")
+    show.add_argument("--limit", type=count, default=120, help="most samples of the gallery (default 120)")
     add_json(show)
     add_dry_run(show)
 
@@ -73,11 +75,11 @@ def _add_tokenizer(verbs: Any) -> None:
         "tokenizer",
         _tokenizer,
         "Train a small byte-level BPE tokenizer on the texts of datasets.",
-        ["looksay data tokenizer runs/mine/data --out runs/mine/tokenizer --vocab-size 1024"],
+        ["looksay data tokenizer runs/mine/data --out runs/mine/tokenizer --vocab 1024"],
     )
     tokenizer.add_argument("datasets", nargs="+", metavar="DATASET")
     tokenizer.add_argument("--out", required=True, metavar="FOLDER", help="where tokenizer.json goes")
-    tokenizer.add_argument("--vocab-size", type=count, default=2048, help="most tokens (default 2048)")
+    tokenizer.add_argument("--vocab", type=count, default=2048, help="most tokens (default 2048)")
     add_dry_run(tokenizer)
 
 
@@ -170,23 +172,25 @@ def _verify(args: argparse.Namespace) -> int:
     from data_pipeline.ingest.verify import verify
 
     report = verify(args.dataset)
-    emit(report, str(report), args.json)
-    return DONE if report.ok else FAILED
+    found = f"{len(report.problems)} problems" if report.problems else "every count and hash is right"
+    lines = [*report.problems, f"{args.dataset}: {report.shards} shards, {report.samples} samples: {found}"]
+    emit({"ok": not report.problems, **asdict(report)}, "\n".join(lines), args.json)
+    return FAILED if report.problems else DONE
 
 
 def _show(args: argparse.Namespace) -> int:
-    from data_pipeline.ingest import gallery
     from data_pipeline.manifest import read_manifest
 
-    manifest = read_manifest(args.dataset)
-    if args.html is not None:
-        if args.dry_run:
-            print(f"would write a gallery of {args.dataset} to {args.html}")
-            return DONE
-        gallery.write_gallery(args.dataset, args.html, args.limit)
-        print(f"wrote {args.html}")
+    read_manifest(args.dataset)
+    if args.html is not None and args.dry_run:
+        print(f"would write a gallery of {args.dataset} to {args.html}")
         return DONE
-    emit(manifest, "" if args.json else gallery.show(args.dataset), args.json)
+    from data_pipeline.ingest.gallery import show, write_gallery
+
+    if args.html is not None:
+        print(write_gallery(args.dataset, args.html, args.limit))
+    else:
+        print(show(args.dataset, args.samples, as_json=args.json))
     return DONE
 
 
@@ -197,9 +201,9 @@ def _tokenizer(args: argparse.Namespace) -> int:
     for folder in args.datasets:
         read_manifest(folder)
     if args.dry_run:
-        print(f"would train a tokenizer of at most {args.vocab_size} tokens on {', '.join(args.datasets)} into {args.out}")
+        print(f"would train a tokenizer of at most {args.vocab} tokens on {', '.join(args.datasets)} into {args.out}")
         return DONE
-    size = train_tokenizer(args.datasets, args.out, args.vocab_size)
+    size = train_tokenizer(args.datasets, args.out, args.vocab)
     print(f"wrote {args.out}: {size} tokens; give it as data.tokenizer")
     return DONE
 
@@ -209,10 +213,10 @@ def _pack(args: argparse.Namespace) -> int:
 
     recipe = load_train(args.recipe, args.set)
     check_data(recipe)
-    from data_pipeline.stream.statistics import pack_statistics
+    from data_pipeline.stream.statistics import pack_statistics, pack_table
 
     statistics = pack_statistics(recipe)
-    emit(statistics, table(statistics), args.json)
+    emit(statistics, "" if args.json else pack_table(statistics), args.json)
     return DONE
 
 

@@ -23,17 +23,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
     return str(value)
-
-
-def table(values: dict[str, Any], indent: int = 0) -> str:
-    """Nested numbers as aligned lines."""
-    width = max((len(str(key)) for key in values), default=0)
-    lines = []
-    for key, value in values.items():
-        lead = " " * indent + f"{key!s:<{width}}"
-        if isinstance(value, dict) and value:
-            lines.append(lead.rstrip() + "\n" + table(value, indent + 2))
-        else:
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-            lines.append(f"{lead}  {shown}")
-    return "\n".join(lines)

@@ -75,3 +75,9 @@ def check_run(spec: str, key: str = "") -> None:
         raise UserError(f"{key}{name} has no complete checkpoint: let `looksay train` reach its first one")
     if step and (not step.isdigit() or int(step) not in found):
         raise UserError(f"{key}{name} has no checkpoint of step {step}: use one of {found}")
+
+
+def first_here() -> bool:
+    """This process is nobody's rank, or the first one: what is for people is printed once."""
+    place = find_place(os.environ)
+    return place is None or place.rank == 0

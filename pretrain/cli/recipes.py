@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import DONE, UserError
-from configs.listing import find_recipes, header_of
+from configs.listing import ENDINGS, find_recipes, header_of
 from pretrain.cli.output import emit
 from pretrain.cli.parser import add_dry_run, add_json, add_set, add_verb
 
@@ -25,7 +25,7 @@ def add_verbs(groups: Any) -> None:
         ],
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe's name or file; none: list all")
-    parser.add_argument("--copy", metavar="TO", help="write the recipe's own text to a new file")
+    parser.add_argument("--copy", metavar="TO", help="write the recipe, with all that it extends, to a new file")
     parser.add_argument("--diff", metavar="OTHER", help="values that differ from another recipe or a run's config.yaml")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema, for editors")
     add_set(parser)
@@ -43,7 +43,7 @@ def _recipes(args: argparse.Namespace) -> int:
             raise UserError("--copy, --diff and --set need a recipe: give its name, for example `looksay recipes tiny_train`")
         _list(args.json)
     elif args.copy:
-        _copy(args.name, args.copy, args.dry_run)
+        _copy(args.name, args.copy, args.set, args.dry_run)
     elif args.diff:
         _diff(args.name, args.diff, args.set, args.json)
     else:
@@ -63,14 +63,13 @@ def _list(as_json: bool) -> None:
     emit(found, "\n".join(lines), as_json)
 
 
-def _copy(name: str, to: str, dry_run: bool) -> None:
-    from configs.load import load_recipe, recipe_path
+def _copy(name: str, to: str, overrides: list[str], dry_run: bool) -> None:
+    """The recipe as it resolves, under its own header: a file that stands alone."""
+    from configs.load import dump_recipe, load_recipe, recipe_path
 
-    load_recipe(name)
-    target = Path(to)
-    if target.is_dir():
-        target = target / recipe_path(name).name
-    if target.suffix not in (".yaml", ".yml"):
+    recipe, path = load_recipe(name, overrides), recipe_path(name)
+    target = Path(to) / path.name if Path(to).is_dir() else Path(to)
+    if target.suffix not in ENDINGS:
         raise UserError(f"--copy {to} does not end in .yaml: give a file such as {to}.yaml")
     if target.exists():
         raise UserError(f"--copy {target} exists: choose another name, nothing was changed")
@@ -79,8 +78,9 @@ def _copy(name: str, to: str, dry_run: bool) -> None:
         return
     from data_pipeline.storage import put
 
-    put(str(target), recipe_path(name).read_bytes())
-    print(f"wrote {target}; it `extends` what the packaged recipe extends; change what you like and give this file as RECIPE")
+    header = "".join(f"# {line}\n" for line in header_of(path).splitlines())
+    put(str(target), (header + dump_recipe(recipe)).encode())
+    print(f"wrote {target}; change it and run `looksay {'train' if recipe.kind == 'train' else 'data build'} {target}`")
 
 
 def _diff(name: str, other: str, overrides: list[str], as_json: bool) -> None:

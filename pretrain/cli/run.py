@@ -1,196 +1,182 @@
-"""`looksay demo | inspect | train | evaluate | generate | report`."""
+"""`looksay train`, `evaluate`, `generate`, `report`."""
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
+from configs.errors import DONE, UserError
+from pretrain.cli.output import emit
+from pretrain.cli.parser import add_dry_run, add_json, add_set, add_verb, count, number, positive, ratio
+
+RUN = "a run's folder, with @STEP for one of its checkpoints"
 
 
-def add_demo(group: Any) -> None:
-    from pretrain.cli.main import verb
-
-    demo = verb(
-        group,
-        "demo",
-        run_demo,
-        "the main job on embedded real data: build, train, evaluate, kill and resume, report",
-        "  looksay demo\n  looksay demo --seed 1 --folder runs/demo1",
+def add_verbs(groups: Any) -> None:
+    _add_train(groups)
+    _add_evaluate(groups)
+    _add_generate(groups)
+    report = add_verb(
+        groups,
+        "report",
+        _report,
+        "Write report.html of runs, or of a folder of runs as `looksay demo` makes it: one self-contained page.",
+        ["looksay report runs/demo", "looksay report runs/mine runs/other"],
     )
-    demo.add_argument("--folder", default="runs/demo")
-    demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--set", action="append", default=[], metavar="caption.KEY=VALUE", help="change a stage (caption.* or sft.*)")
-    demo.add_argument("--dry-run", action="store_true", help="say what would be done")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a folder of runs")
+    add_dry_run(report)
 
 
-def add(group: Any) -> None:
-    from pretrain.cli.main import add_set, verb
-
-    inspect = verb(
-        group,
-        "inspect",
-        inspect_sample,
-        "one training sample as the model sees it: text, ids, image slots, positions, labels, shapes",
-        "  looksay inspect demo_sft --sample 3",
-    )
-    inspect.add_argument("recipe")
-    inspect.add_argument("--sample", type=int, default=0)
-    inspect.add_argument("--json", action="store_true")
-    inspect.add_argument("--no-colour", action="store_true")
-    add_set(inspect)
-
-    train = verb(
-        group,
+def _add_train(groups: Any) -> None:
+    train = add_verb(
+        groups,
         "train",
-        train_run,
-        "train a recipe into a run folder; goes on from its newest checkpoint",
-        "  looksay train demo_caption --run runs/caption\n  looksay train my.yaml --set parallel.ranks=4 --set parallel.tp=2\n"
-        "  torchrun --nproc-per-node 8 -m pretrain.cli.main train my.yaml\n  srun looksay train my.yaml",
+        _train,
+        "Train a recipe's stage on local ranks, or as a rank that torchrun or SLURM started. Run again to resume.",
+        [
+            "looksay train demo_caption",
+            "looksay train mine.yaml --run runs/first --set optim.clip=0.5 --set parallel.ranks=4",
+            "torchrun --nproc-per-node 8 -m pretrain.cli.main train mine.yaml",
+        ],
     )
-    train.add_argument("recipe")
-    train.add_argument("--run", help="run folder (default runs/NAME)")
-    train.add_argument("--until", type=int, metavar="STEP", help="stop after this step, with a checkpoint")
-    train.add_argument("--dry-run", action="store_true", help="open data and plan, train nothing")
+    train.add_argument("recipe", metavar="RECIPE", help="a recipe's name or file")
+    train.add_argument("--run", metavar="DIR", help="the run's folder (default runs/RECIPE_NAME)")
+    train.add_argument("--until", type=count, metavar="STEP", help="stop after this step, as if interrupted")
+    train.add_argument("--resume-from", metavar="RUN@STEP", help="continue a copy of another run from its checkpoint")
     add_set(train)
+    add_dry_run(train)
 
-    evaluate = verb(
-        group,
+
+def _add_evaluate(groups: Any) -> None:
+    evaluate = add_verb(
+        groups,
         "evaluate",
-        evaluate_run,
-        "questions against blind baselines, image swap, caption retrieval",
-        "  looksay evaluate runs/demo/sft --train runs/demo/data/vqa_train --data runs/demo/data/vqa_test",
+        _evaluate,
+        "Score a run: answers against a blind baseline and the image-swap test, or captions by retrieval.",
+        [
+            "looksay evaluate runs/demo/sft",
+            "looksay evaluate runs/mine@400 --data runs/mine/heldout --out runs/mine/at400",
+        ],
     )
-    evaluate.add_argument("run", metavar="RUN", help="RUN or RUN@STEP")
-    evaluate.add_argument("--data", help="held-out dataset (default: the recipe's evaluate.source)")
-    evaluate.add_argument("--train", help="training dataset, for the blind baseline (default: the recipe's first source)")
-    evaluate.add_argument("--out", help="folder of the results (default RUN/evaluation)")
-    evaluate.add_argument("--json", action="store_true")
+    evaluate.add_argument("run", metavar="RUN[@STEP]", help=RUN)
+    evaluate.add_argument("--data", metavar="DATASET", help="held-out samples (default: the run's evaluate.source)")
+    evaluate.add_argument("--train", metavar="DATASET", help="what the baseline may learn from (default: the run's first source)")
+    evaluate.add_argument("--out", metavar="FOLDER", help="where evaluation.json goes (default: RUN/evaluation)")
+    evaluate.add_argument("--ranks", type=count, help="processes (default: the run's parallel.ranks)")
+    add_json(evaluate)
+    add_dry_run(evaluate)
 
-    generate = verb(
-        group,
+
+def _add_generate(groups: Any) -> None:
+    generate = add_verb(
+        groups,
         "generate",
-        generate_text,
-        "answer about pictures, or caption one",
-        '  looksay generate runs/demo/sft --image a.png --prompt "what shape is in the image?"\n'
-        "  looksay generate runs/demo/caption --image a.png --temperature 0.8 --top-p 0.9 --seed 1 --json",
+        _generate,
+        "Answer a prompt about pictures, or caption a picture when there is no prompt.",
+        [
+            'looksay generate runs/demo/sft --image a.png --prompt "what color is the shape?"',
+            "looksay generate runs/demo/caption --image a.png --temperature 0.8 --top-p 0.9 --seed 1 --json",
+        ],
     )
-    generate.add_argument("run", metavar="RUN", help="RUN or RUN@STEP")
-    generate.add_argument("--image", action="append", default=[], help="picture (repeatable)")
-    generate.add_argument("--prompt", help="user's message; <image> marks say where pictures go (none: a caption)")
-    generate.add_argument("--max-new", type=int, default=64)
-    generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    generate.add_argument("--top-p", type=float, default=1.0)
-    generate.add_argument("--top-k", type=int, default=0)
-    generate.add_argument("--seed", type=int, default=0)
-    generate.add_argument("--json", action="store_true", help="token ids, text and log-probabilities")
-
-    report = verb(group, "report", write_report, "the report page of a demo or a run", "  looksay report runs/demo\n  looksay report runs/a runs/b")
-    report.add_argument("runs", nargs="+", metavar="RUN")
+    generate.add_argument("run", metavar="RUN[@STEP]", help=RUN)
+    generate.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; repeatable, in order")
+    generate.add_argument("--prompt", help="the user's words; <image> puts a picture at its place")
+    generate.add_argument("--max-new", type=count, default=64, help="most tokens of the answer (default 64)")
+    generate.add_argument("--temperature", type=positive, default=0.0, help="0 (the default): the likeliest token, always")
+    generate.add_argument("--top-p", type=ratio, default=1.0, help="sample within this share of probability (default 1)")
+    generate.add_argument("--top-k", type=number, default=0, help="sample among this many tokens (default 0: all)")
+    generate.add_argument("--seed", type=number, default=0, help="seed of sampling (default 0)")
+    add_json(generate)
 
 
-def run_demo(options: argparse.Namespace) -> int:
-    from pretrain.demo import run_demo as run
-
-    return run(options.folder, options.seed, options.set, dry_run=options.dry_run)
-
-
-def _train_recipe(options: argparse.Namespace) -> Any:
-    from configs.load import load_recipe
-
-    recipe = load_recipe(options.recipe, options.set)
-    if recipe.kind != "train":
-        raise UserError(f"recipe {options.recipe} builds a dataset: use `looksay data build {options.recipe}`")
-    return recipe
-
-
-def inspect_sample(options: argparse.Namespace) -> None:
-    from pretrain.inspect import inspect_sample as look
-
-    shown = look(_train_recipe(options), options.sample, colour=not options.no_colour, as_json=options.json)
-    print(json.dumps(shown) if options.json else shown)
-
-
-def train_run(options: argparse.Namespace) -> None:
-    recipe = _train_recipe(options)
-    run = options.run or f"runs/{recipe.name}"
-    from data_pipeline.stream.tables import open_data
-
-    if options.dry_run:
-        data = open_data(recipe)
-        step = data.planner.step(0)
-        print(f"{recipe.name}: {recipe.stage.steps} steps of {len(step.rows)} rows would go to {run}; step 0 learns {step.denominator:.0f} tokens")
-        return
+def _train(args: argparse.Namespace) -> int:
     from configs.load import dump_recipe
+    from pretrain.cli.preflight import check_run, check_training, load_train
+
+    recipe = load_train(args.recipe, args.set)
+    run = args.run or f"runs/{recipe.name}"
+    check_training(recipe, run)
+    if args.resume_from is not None:
+        check_run(args.resume_from, "--resume-from ")
+    if args.dry_run:
+        print(f"would train {run}: {recipe.stage.steps} steps on {recipe.parallel.ranks} ranks; the resolved recipe:\n")
+        print(dump_recipe(recipe), end="")
+        return DONE
     from data_pipeline.storage import put
     from pretrain.session import run_jobs
 
-    world = recipe.parallel.ranks
-    if world % recipe.parallel.tp:
-        raise UserError(f"parallel.tp {recipe.parallel.tp} does not divide parallel.ranks {world}: change one of them")
-    _check_data(recipe)
-    logs = Path(run) / "logs"
-    resolved = logs / "recipe.yaml"
+    resolved = Path(run) / "logs" / "recipe.yaml"
     put(str(resolved), dump_recipe(recipe).encode())
-    run_jobs([{"verb": "train", "recipe": str(resolved), "run": run, "until": options.until}], world, logs)
+    job = {"verb": "train", "recipe": str(resolved), "run": run, "until": args.until, "resume_from": args.resume_from}
+    run_jobs([job], recipe.parallel.ranks, f"{run}/logs")
+    return DONE
 
 
-def _check_data(recipe: Any) -> None:
-    """What is missing is said here, before ranks start."""
-    from data_pipeline.manifest import read_manifest
-    from data_pipeline.stream.chat import Chat
-
-    for source in recipe.data.sources:
-        read_manifest(source.path)
-    Chat(recipe.data.tokenizer, recipe.data.template)
-    if recipe.stage.start_from:
-        from pretrain.checkpoint import find
-
-        find(recipe.stage.start_from)
-
-
-def evaluate_run(options: argparse.Namespace) -> None:
+def _evaluate(args: argparse.Namespace) -> int:
     from configs.load import load_recipe
     from data_pipeline.stream.reader import Dataset
-    from pretrain.checkpoint import find
-    from pretrain.evaluate import evaluate
-    from pretrain.mesh import init_mesh
+    from pretrain.cli.preflight import check_run, first_here
 
-    find(options.run)
-    folder = options.run.partition("@")[0]
-    recipe = load_recipe(str(Path(folder) / "config.yaml"))
-    train = options.train or recipe.data.sources[0].path
-    data = options.data or recipe.evaluate.source
+    check_run(args.run)
+    run = args.run.partition("@")[0]
+    recipe = load_recipe(f"{run}/config.yaml")
+    train, data = args.train or recipe.data.sources[0].path, args.data or recipe.evaluate.source
     if data is None:
-        raise UserError(f"{folder} has no evaluate.source: give a held-out dataset with --data")
-    talk = Dataset(data).read(0).conversation
-    asked = {"vqa": {"train": train, "test": data}} if talk.messages else {"caption": {"train": train, "heldout": data}}
-    results = evaluate(init_mesh(None, 1), options.run, options.out or str(Path(folder) / "evaluation"), **asked)
-    if options.json:
-        print(json.dumps(results))
+        raise UserError(f"{run} was trained without evaluate.source: give held-out samples with --data DATASET")
+    Dataset(train)
+    questions = Dataset(data).read(0).conversation.messages is not None
+    out, ranks = args.out or f"{run}/evaluation", args.ranks or recipe.parallel.ranks
+    if args.dry_run:
+        what = "questions" if questions else "captions"
+        print(f"would evaluate {args.run} on the {what} of {data} with {ranks} ranks and write {out}/evaluation.json")
+        return DONE
+    from pretrain.session import run_jobs
+
+    job: dict[str, Any] = {"verb": "evaluate", "run": args.run, "out": out}
+    job |= {"vqa": {"train": train, "test": data}} if questions else {"caption": {"train": train, "heldout": data}}
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        run_jobs([job], ranks, f"{run}/logs")
+    if args.json and first_here():
+        print(json.dumps(json.loads((Path(out) / "evaluation.json").read_bytes()), indent=1))
+    return DONE
 
 
-def generate_text(options: argparse.Namespace) -> None:
-    if options.top_p <= 0 or options.top_p > 1:
-        raise UserError(f"--top-p {options.top_p} is not in (0, 1]: use 1 for no limit")
-    if options.max_new < 1:
-        raise UserError(f"--max-new {options.max_new} is below 1: ask for at least one token")
+def _generate(args: argparse.Namespace) -> int:
+    from pretrain.cli.preflight import check_run
+
+    check_run(args.run)
+    if not args.image and args.prompt is None:
+        raise UserError("generate has neither --image nor --prompt: give at least one")
+    from pretrain.picture_file import read_picture
+
+    for path in args.image:
+        read_picture(path)
     from pretrain.generate import generate_from_run
 
-    made = generate_from_run(
-        options.run,
-        options.image,
-        options.prompt,
-        max_new=options.max_new,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        seed=options.seed,
+    answer = generate_from_run(
+        args.run,
+        args.image,
+        args.prompt,
+        max_new=args.max_new,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        seed=args.seed,
     )
-    print(json.dumps(made, ensure_ascii=False) if options.json else made["text"])
+    emit(answer, answer["text"], args.json)
+    return DONE
 
 
-def write_report(options: argparse.Namespace) -> None:
-    from pretrain.report.page import write_report as write
+def _report(args: argparse.Namespace) -> int:
+    for run in args.runs:
+        if not Path(run).is_dir():
+            raise UserError(f"{run} is not a folder: give a run, or a folder of runs such as runs/demo")
+    if args.dry_run:
+        print(f"would write {args.runs[0]}/report.html")
+        return DONE
+    from pretrain.report.page import write_report
 
-    print(write([Path(run) for run in options.runs]))
+    print(write_report([Path(run) for run in args.runs]))
+    return DONE

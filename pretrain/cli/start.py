@@ -1,6 +1,7 @@
 """`looksay demo`, `looksay inspect`."""
 
 import argparse
+import sys
 from typing import Any
 
 from configs.errors import DONE
@@ -14,10 +15,13 @@ def add_verbs(groups: Any) -> None:
         "demo",
         _demo,
         "Build, train, evaluate and report on real data; run again to resume or reuse what is there.",
-        ["looksay demo", "looksay demo --to runs/second --seed 1"],
+        ["looksay demo", "looksay demo --folder runs/second --seed 1", "looksay demo --set sft.stage.steps=1000"],
     )
-    demo.add_argument("--to", default="runs/demo", metavar="FOLDER", help="where everything goes (default runs/demo)")
+    demo.add_argument("--folder", default="runs/demo", help="where everything goes (default runs/demo)")
     demo.add_argument("--seed", type=number, default=0, help="seed of weights and order (default 0)")
+    demo.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change a value of caption or sft; repeatable"
+    )
     add_dry_run(demo)
     inspect = add_verb(
         groups,
@@ -28,18 +32,15 @@ def add_verbs(groups: Any) -> None:
     )
     inspect.add_argument("recipe", metavar="RECIPE", help="a recipe's name or file")
     inspect.add_argument("--sample", type=number, default=0, metavar="K", help="number of the sample in the first source (default 0)")
+    inspect.add_argument("--no-colour", action="store_true", help="plain text, also on a terminal")
     add_set(inspect)
     add_json(inspect)
 
 
 def _demo(args: argparse.Namespace) -> int:
-    if args.dry_run:
-        print(f"would build data, train two stages, evaluate and report in {args.to} with seed {args.seed}")
-        return DONE
     from pretrain.demo import run_demo
 
-    run_demo(args.to, args.seed)
-    return DONE
+    return run_demo(args.folder, args.seed, args.set, dry_run=args.dry_run) or DONE
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -49,6 +50,7 @@ def _inspect(args: argparse.Namespace) -> int:
     check_data(recipe)
     from pretrain.inspect import inspect_sample
 
-    text = inspect_sample(recipe, args.sample)
-    emit({"recipe": recipe.name, "sample": args.sample, "text": text}, text, args.json)
+    colour = not args.no_colour and sys.stdout.isatty()
+    shown = inspect_sample(recipe, args.sample, colour=colour, as_json=args.json)
+    emit(shown, str(shown), args.json)
     return DONE
