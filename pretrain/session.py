@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,7 +72,10 @@ def run_here(jobs: list[dict[str, Any]]) -> None:
         if verb == "train":
             from pretrain.trainer import train
 
-            train(recipe, arguments.pop("run"), mesh, **arguments)
+            run, start = arguments.pop("run"), time.perf_counter()
+            if train(recipe, run, mesh, **arguments) and mesh.is_first:
+                taken = round(time.perf_counter() - start, 1)
+                put(str(Path(run) / "timing.json"), json.dumps({"seconds": taken}).encode())
         elif verb == "evaluate":
             from pretrain.evaluate import evaluate
 

@@ -290,18 +290,19 @@ class Trainer:
             self.log.close()
 
 
-def train(recipe: TrainRecipe, run: str | Path, mesh: Mesh, until: int | None = None, resume_from: str | None = None) -> None:
-    """Train a recipe into a run folder; goes on from its newest checkpoint. A finished run returns at once."""
+def train(recipe: TrainRecipe, run: str | Path, mesh: Mesh, until: int | None = None, resume_from: str | None = None) -> bool:
+    """Train a recipe into a run folder; goes on from its newest checkpoint. Returns whether there was anything to do."""
     folder = Path(run)
     steps = min(until or recipe.stage.steps, recipe.stage.steps)
     done = checkpoints.steps_of(folder)
     if done and done[-1] >= steps and checkpoints.latest(folder) is not None:
         if mesh.is_first:
             print(f"{folder} has step {done[-1]} of {recipe.stage.steps} already: nothing to train", flush=True)
-        return
+        return False
     trainer = Trainer(recipe, folder, mesh, resume_from)
     try:
         trainer.run(until)
+        return True
     except BaseException:
         trainer._status("failed")
         raise
