@@ -44,10 +44,14 @@ def read_manifest(folder: str) -> Manifest:
         data = json.loads(read_bytes(path))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): the dataset is damaged, build it again") from None
-    if data.get("schema") != SCHEMA:
-        raise UserError(f"{path} has schema {data.get('schema')}, this looksay reads {SCHEMA}: use a matching version")
-    shards = tuple(ShardEntry(**entry) for entry in data["shards"])
-    return Manifest(data["name"], data["fingerprint"], data["recipe"], shards, data["totals"])
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise UserError(f"{path} has schema {schema}, this looksay reads {SCHEMA}: use a matching version")
+    try:
+        shards = tuple(ShardEntry(**entry) for entry in data["shards"])
+        return Manifest(data["name"], data["fingerprint"], data["recipe"], shards, data["totals"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} lacks {error}: the dataset is damaged, build it again") from None
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
