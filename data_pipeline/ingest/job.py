@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
@@ -111,6 +112,7 @@ def _run_units(recipe: BuildRecipe, records: list[Record], missing: list[int], p
     import ray
 
     task = ray.remote(max_retries=3)(process_unit)
+    output = recipe.output if is_remote(recipe.output) else os.path.abspath(recipe.output)
     width = recipe.ray.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     size, waiting, flying = recipe.unit_size, list(reversed(missing)), {}
     bar = tqdm(total=sum(len(records[n * size : (n + 1) * size]) for n in missing), unit="row", desc=recipe.name, disable=not progress, file=sys.stderr, mininterval=0.5)
@@ -119,8 +121,8 @@ def _run_units(recipe: BuildRecipe, records: list[Record], missing: list[int], p
         while waiting or flying:
             while waiting and len(flying) < 2 * width:
                 number = waiting.pop()
-                part = records[number * size : (number + 1) * size]
-                ref = task.remote(recipe.output, number, number * size, part, recipe.images, recipe.text)
+                part = [_anchored(record) for record in records[number * size : (number + 1) * size]]
+                ref = task.remote(output, number, number * size, part, recipe.images, recipe.text)
                 flying[ref] = len(part)
             ready, _ = ray.wait(list(flying), num_returns=1, timeout=60)
             for ref in ready:
@@ -128,6 +130,12 @@ def _run_units(recipe: BuildRecipe, records: list[Record], missing: list[int], p
                 kept, rejected = kept + done[0], rejected + done[1]
                 bar.set_postfix(kept=kept, rejected=rejected, refresh=False)
                 bar.update(flying.pop(ref))
+
+
+def _anchored(record: Record) -> Record:
+    """The record with whole paths: workers do not stand in our working folder."""
+    images = tuple(ref if is_remote(ref.path) else replace(ref, path=os.path.abspath(ref.path)) for ref in record.images)
+    return replace(record, images=images)
 
 
 @contextlib.contextmanager
