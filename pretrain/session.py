@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,5 +113,6 @@ def _run_as_rank() -> None:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=UserWarning, module="megatron")  # optional GPU libraries that are missing
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _run_as_rank()

@@ -4,6 +4,7 @@ import argparse
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from configs.errors import DONE, FAILED, USAGE, RunError, UserError
@@ -75,6 +76,8 @@ def _run(arguments: list[str]) -> int:
         return int(left.code or 0)
     if space.version:
         return _version()
+    # Megatron says at every import that optional GPU libraries are missing: nothing that a user can act on.
+    warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
     code = space.handler(space)
     sys.stdout.flush()
     return code

@@ -6,12 +6,12 @@ from typing import Any
 
 
 def emit(data: Any, text: str, as_json: bool) -> None:
-    """Print `data` as one JSON document, or `text`."""
-    print(as_line(data, indent=1) if as_json else text.rstrip("\n"))
+    """Print `data` as one line of JSON, or `text`."""
+    print(as_line(data) if as_json else text.rstrip("\n"))
 
 
-def as_line(data: Any, indent: int | None = None) -> str:
-    return json.dumps(data, indent=indent, ensure_ascii=False, default=_plain)
+def as_line(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, default=_plain)
 
 
 def _plain(value: Any) -> Any:

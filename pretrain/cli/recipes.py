@@ -35,9 +35,11 @@ def add_verbs(groups: Any) -> None:
 
 def _recipes(args: argparse.Namespace) -> int:
     if args.schema:
+        import json
+
         from configs.load import json_schema
 
-        emit(json_schema(), "", as_json=True)
+        print(json.dumps(json_schema(), indent=1))
     elif args.name is None:
         if args.copy or args.diff or args.set:
             raise UserError("--copy, --diff and --set need a recipe: give its name, for example `looksay recipes tiny_train`")
