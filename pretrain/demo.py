@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.load import apply_override, dump_recipe, load_recipe, read_tree, validate
+from configs.load import dump_recipe, load_recipe
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
 from pretrain.demo_segment import run_segment
@@ -90,7 +90,6 @@ def stage_recipes(root: Path, seed: int, sets: Sequence[str]) -> tuple[TrainReci
     }
     made = []
     for stage, (name, train, heldout) in places.items():
-        tree = read_tree(name)
         overrides = [
             f"seed={seed}",
             f"data.sources.0.path={root}/data/{train}",
@@ -103,9 +102,7 @@ def stage_recipes(root: Path, seed: int, sets: Sequence[str]) -> tuple[TrainReci
             if part not in places or not dot:
                 raise UserError(f"--set {item!r}: begin with caption. or sft., for example --set sft.stage.steps=100")
             overrides += [rest] if part == stage else []
-        for override in overrides:
-            apply_override(tree, override)
-        made.append(validate(tree, name))
+        made.append(load_recipe(name, overrides))
     return made[0], made[1]
 
 
