@@ -19,7 +19,7 @@ def mean_colour(dataset: Dataset, pictures: int = 500) -> np.ndarray:
     count = min(pictures, len(dataset))
     chosen = [i * len(dataset) // count for i in range(count)]
     means = [decode(dataset.read(index).images[0]).reshape(-1, 3).mean(0) for index in chosen]
-    return np.round(np.mean(means, 0)).astype(np.uint8)
+    return np.asarray(np.round(np.mean(means, 0)), np.uint8)
 
 
 class Pictures:

@@ -59,7 +59,8 @@ class Validation:
         """First-fit rows of sample indices; a sample longer than a row is left out."""
         from data_pipeline.stream.collate import widen
 
-        length, rows, used = self.recipe.data.packing.length, [[]], 0
+        length, used = self.recipe.data.packing.length, 0
+        rows: list[list[int]] = [[]]
         assert self.dataset is not None
         for index in self.chosen:
             sizes = self.dataset.sizes(index)

@@ -26,7 +26,8 @@ def compose(records: list[Record], config: ComposeConfig) -> list[Record]:
     )
     turn = 0
     while waiting:
-        wanted, group, passed = config.pictures[turn % len(config.pictures)], [waiting.popleft()], []
+        wanted, group = config.pictures[turn % len(config.pictures)], [waiting.popleft()]
+        passed: list[Record] = []
         turn += 1
         while waiting and len(group) < wanted:
             record = waiting.popleft()

@@ -54,7 +54,8 @@ def cut(outcomes: Iterable[Outcome], output: str, shard_size: int) -> tuple[tupl
     Rows rejected after the last kept one join the last shard: a shard without samples exists only where nothing at
     all was kept.
     """
-    totals, entries = Totals(), []
+    totals = Totals()
+    entries: list[ShardEntry] = []
     full: tuple[ShardWriter, list[dict[str, Any]]] | None = None
     writer, rows = ShardWriter(), []
     for outcome in outcomes:

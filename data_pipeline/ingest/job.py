@@ -114,7 +114,8 @@ def _run_units(recipe: BuildRecipe, records: list[Record], missing: list[int], p
     task = ray.remote(max_retries=3)(process_unit)
     output = recipe.output if is_remote(recipe.output) else os.path.abspath(recipe.output)
     width = recipe.ray.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    size, waiting, flying = recipe.unit_size, list(reversed(missing)), {}
+    size, waiting = recipe.unit_size, list(reversed(missing))
+    flying: dict[Any, int] = {}
     bar = tqdm(total=sum(len(records[n * size : (n + 1) * size]) for n in missing), unit="row", desc=recipe.name, disable=not progress, file=sys.stderr, mininterval=0.5)
     kept = rejected = 0
     with bar:

@@ -65,6 +65,7 @@ class Loader:
         self._logged = self._read_plan_log()
         self._queue: queue.Queue[tuple[int, Any]] = queue.Queue(AHEAD)
         self._thread: threading.Thread | None = None
+        self._next = -1
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._hashes: dict[int, str] = {}

@@ -1,0 +1,39 @@
+# make demo     install, then the whole job on embedded real data; prints the path of runs/demo/report.html
+# make test     install, then the tests
+# make install  the set-up alone.  TORCH=auto|cpu|cuXXX chooses torch's build (auto: CPU where no GPU is found)
+# make lint     ruff and mypy
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TORCH ?= auto
+TORCH_VERSION ?= 2.13.0
+VENV ?= .venv
+PY := $(VENV)/bin/python
+
+.PHONY: help install install-dev demo test lint format clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+install: $(VENV)/installed-demo
+
+install-dev: $(VENV)/installed-dev
+
+$(VENV)/installed-%: setup.py constraints.txt
+	@VENV=$(VENV) TORCH=$(TORCH) TORCH_VERSION=$(TORCH_VERSION) bash tools/install.sh $*
+
+demo: install
+	@LOOKSAY_INSTALL_SECONDS=$$(cat $(VENV)/install-seconds 2>/dev/null || true) $(VENV)/bin/looksay demo
+
+test: install-dev
+	@$(PY) -m pytest tests
+
+lint: install-dev
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+format: install-dev
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
