@@ -26,7 +26,11 @@ def cpu_seconds(arguments: list[str]) -> float:
     """User + system seconds of one run."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
-        [sys.executable, "-m", "pretrain.cli.main", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=True, timeout=60
+        [sys.executable, "-m", "pretrain.cli.main", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        check=True,
+        timeout=60,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
@@ -34,14 +38,18 @@ def cpu_seconds(arguments: list[str]) -> float:
 
 def processor() -> str:
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
-        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+        )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=10)
     repeat = parser.parse_args().repeat
-    print(f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {repeat} runs\n")
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {repeat} runs\n"
+    )
     print("| command | median CPU s | slowest |\n|---|---|---|")
     worst = 0.0
     for arguments in COMMANDS:

@@ -41,7 +41,9 @@ def recipe_path(name: str, beside: Path | None = None) -> Path:
     for guess in (path / "config.yaml", Path(f"{name}.yaml")):
         if guess.is_file():
             raise UserError(f"no recipe is called {name!r}: for the file give its path, {guess}")
-    raise UserError(f"no recipe is called {name!r}: {nearest(name, known)} (`looksay recipes` lists them; a file ends in .yaml)")
+    raise UserError(
+        f"no recipe is called {name!r}: {nearest(name, known)} (`looksay recipes` lists them; a file ends in .yaml)"
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,19 +54,23 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = key_node.value
             if key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is written twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
         raise UserError(f"recipe {path} is not YAML: {where}; correct that line") from None
     if not isinstance(tree, dict):
-        raise UserError(f"recipe {path} holds {type(tree).__name__}, not keys and values: start from `looksay recipes --copy`")
+        raise UserError(
+            f"recipe {path} holds {type(tree).__name__}, not keys and values: start from `looksay recipes --copy`"
+        )
     return tree
 
 

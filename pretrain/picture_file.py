@@ -22,4 +22,6 @@ def read_picture(path: str) -> np.ndarray:
     try:
         return np.asarray(decode(Path(path).read_bytes(), MOST_PIXELS))
     except (ValueError, OSError) as error:
-        raise UserError(f"--image {path} is not a picture that can be read ({error}): convert it to PNG or JPEG") from None
+        raise UserError(
+            f"--image {path} is not a picture that can be read ({error}): convert it to PNG or JPEG"
+        ) from None

@@ -38,7 +38,9 @@ def _add_build(verbs: Any) -> None:
             "looksay data build demo_vqa_train --set ray.workers=4",
         ],
     )
-    build.add_argument("what", nargs="+", metavar="WORD", help="SOURCE OUT: a source and a new folder; or RECIPE: a build recipe")
+    build.add_argument(
+        "what", nargs="+", metavar="WORD", help="SOURCE OUT: a source and a new folder; or RECIPE: a build recipe"
+    )
     add_set(build)
     add_json(build)
     add_dry_run(build)
@@ -59,7 +61,10 @@ def _add_readers(verbs: Any) -> None:
         "show",
         _show,
         "Say what a dataset holds, or write a gallery of it.",
-        ["looksay data show runs/demo/data/vqa_train", "looksay data show runs/mine/data --html gallery.html --limit 200"],
+        [
+            "looksay data show runs/demo/data/vqa_train",
+            "looksay data show runs/mine/data --html gallery.html --limit 200",
+        ],
     )
     show.add_argument("dataset", metavar="DATASET")
     show.add_argument("--samples", type=count, default=5, help="samples to print (default 5)")
@@ -99,7 +104,10 @@ def _add_plan(verbs: Any) -> None:
         "stream",
         _stream,
         "Print what a rank would train on, one line a row.",
-        ["looksay data stream demo_sft --steps 2", "looksay data stream demo_sft --rank 1 --of 4 --from-step 100 --json"],
+        [
+            "looksay data stream demo_sft --steps 2",
+            "looksay data stream demo_sft --rank 1 --of 4 --from-step 100 --json",
+        ],
     )
     stream.add_argument("recipe", metavar="RECIPE")
     stream.add_argument("--rank", type=number, default=0, help="data-parallel rank (default 0)")
@@ -117,7 +125,9 @@ def build_recipe_of(what: list[str], overrides: list[str]) -> Any:
     from configs.schema import BuildRecipe
 
     if len(what) > 2:
-        raise UserError(f"data build takes SOURCE OUT or one RECIPE, not {len(what)} words: quote paths that have spaces")
+        raise UserError(
+            f"data build takes SOURCE OUT or one RECIPE, not {len(what)} words: quote paths that have spaces"
+        )
     if len(what) == 2:
         source, out = what
         name = out.rstrip("/").rsplit("/", 1)[-1] or "data"
@@ -127,7 +137,9 @@ def build_recipe_of(what: list[str], overrides: list[str]) -> Any:
         raise UserError(f"data build {what[0]} has no output folder: add one, `looksay data build {what[0]} OUT`")
     recipe = load_recipe(what[0], overrides)
     if not isinstance(recipe, BuildRecipe):
-        raise UserError(f"{what[0]} is a training recipe: use `looksay train {what[0]}`, or give a recipe with kind: build")
+        raise UserError(
+            f"{what[0]} is a training recipe: use `looksay train {what[0]}`, or give a recipe with kind: build"
+        )
     return recipe
 
 

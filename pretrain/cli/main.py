@@ -38,7 +38,9 @@ def make_parser() -> Parser:
     """All verbs; nothing heavy is imported for it."""
     parser = Parser(prog="looksay", usage="looksay VERB [...]", description=ABOUT, epilog=EXAMPLES)
     parser.add_argument("--version", action="store_true", help="print the version")
-    groups = parser.add_subparsers(dest="verb", metavar="VERB", prog="looksay", help=argparse.SUPPRESS, parser_class=Parser)
+    groups = parser.add_subparsers(
+        dest="verb", metavar="VERB", prog="looksay", help=argparse.SUPPRESS, parser_class=Parser
+    )
     for module in (start, recipes, data, run):
         module.add_verbs(groups)
     return parser
@@ -101,7 +103,9 @@ def _say(message: str, code: int) -> int:
 def _sentence_of(error: OSError) -> str:
     """A failure of the file system. Other OSErrors without a file are bugs and keep their traceback."""
     if error.errno == errno.ENOSPC:
-        return f"no space is left{f' for {error.filename}' if error.filename else ''}: free some and run the command again"
+        return (
+            f"no space is left{f' for {error.filename}' if error.filename else ''}: free some and run the command again"
+        )
     return f"{error.filename}: {os.strerror(error.errno or 0)}: check the path and its permissions"
 
 

@@ -27,7 +27,9 @@ class Parser(argparse.ArgumentParser):
         space, rest = super().parse_known_args(args, namespace)
         for word in rest:
             if word.startswith("-"):
-                raise UserError(f"{self.prog} has no option {word.split('=')[0]!r}: {nearest(word.split('=')[0], self.options())}")
+                raise UserError(
+                    f"{self.prog} has no option {word.split('=')[0]!r}: {nearest(word.split('=')[0], self.options())}"
+                )
         if rest:
             raise UserError(f"{self.prog} does not know what to do with {rest[0]!r}: see `{self.prog} --help`")
         return space, rest
@@ -56,7 +58,11 @@ def add_verb(groups: Any, name: str, handler: Handler, text: str, examples: Sequ
 
 def add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value, for example optim.clip=0.5; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value, for example optim.clip=0.5; repeatable",
     )
 
 
@@ -65,7 +71,9 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, write nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, say what would be done, write nothing"
+    )
 
 
 def count(text: str) -> int:

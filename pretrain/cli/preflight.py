@@ -40,7 +40,9 @@ def check_data(recipe: TrainRecipe) -> None:
             for ending in ("tar", "index.parquet"):
                 path = join(folder, f"{entry.name}.{ending}")
                 if not exists(path):
-                    raise UserError(f"{path} is missing: the dataset is damaged; `looksay data verify {folder}` says what else is")
+                    raise UserError(
+                        f"{path} is missing: the dataset is damaged; `looksay data verify {folder}` says what else is"
+                    )
     Chat(recipe.data.tokenizer, recipe.data.template)
 
 
@@ -54,7 +56,9 @@ def check_training(recipe: TrainRecipe, run: str) -> None:
     ranks = place.world if place is not None else recipe.parallel.ranks
     if ranks % recipe.parallel.tp:
         fits = [n for n in range(1, ranks + 1) if ranks % n == 0]
-        raise UserError(f"parallel.tp {recipe.parallel.tp} does not divide the {ranks} ranks of this job: use one of {fits}")
+        raise UserError(
+            f"parallel.tp {recipe.parallel.tp} does not divide the {ranks} ranks of this job: use one of {fits}"
+        )
     check_run_folder(Path(run), recipe)
     if recipe.stage.start_from is not None:
         check_run(recipe.stage.start_from, "stage.start_from ")

@@ -42,7 +42,9 @@ def _recipes(args: argparse.Namespace) -> int:
         print(json.dumps(json_schema(), indent=1))
     elif args.name is None:
         if args.copy or args.diff or args.set:
-            raise UserError("--copy, --diff and --set need a recipe: give its name, for example `looksay recipes tiny_train`")
+            raise UserError(
+                "--copy, --diff and --set need a recipe: give its name, for example `looksay recipes tiny_train`"
+            )
         _list(args.json)
     elif args.copy:
         _copy(args.name, args.copy, args.set, args.dry_run)

@@ -62,7 +62,9 @@ def _add_evaluate(groups: Any) -> None:
     )
     evaluate.add_argument("run", metavar="RUN[@STEP]", help=RUN)
     evaluate.add_argument("--data", metavar="DATASET", help="held-out samples (default: the run's evaluate.source)")
-    evaluate.add_argument("--train", metavar="DATASET", help="what the baseline may learn from (default: the run's first source)")
+    evaluate.add_argument(
+        "--train", metavar="DATASET", help="what the baseline may learn from (default: the run's first source)"
+    )
     evaluate.add_argument("--out", metavar="FOLDER", help="where evaluation.json goes (default: RUN/evaluation)")
     evaluate.add_argument("--ranks", type=count, help="processes (default: the run's parallel.ranks)")
     add_json(evaluate)
@@ -81,11 +83,17 @@ def _add_generate(groups: Any) -> None:
         ],
     )
     generate.add_argument("run", metavar="RUN[@STEP]", help=RUN)
-    generate.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; repeatable, in order")
+    generate.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="a picture; repeatable, in order"
+    )
     generate.add_argument("--prompt", help="the user's words; <image> puts a picture at its place")
     generate.add_argument("--max-new", type=count, default=64, help="most tokens of the answer (default 64)")
-    generate.add_argument("--temperature", type=positive, default=0.0, help="0 (the default): the likeliest token, always")
-    generate.add_argument("--top-p", type=ratio, default=1.0, help="sample within this share of probability (default 1)")
+    generate.add_argument(
+        "--temperature", type=positive, default=0.0, help="0 (the default): the likeliest token, always"
+    )
+    generate.add_argument(
+        "--top-p", type=ratio, default=1.0, help="sample within this share of probability (default 1)"
+    )
     generate.add_argument("--top-k", type=number, default=0, help="sample among this many tokens (default 0: all)")
     generate.add_argument("--seed", type=number, default=0, help="seed of sampling (default 0)")
     add_json(generate)

@@ -20,7 +20,11 @@ def add_verbs(groups: Any) -> None:
     demo.add_argument("--folder", default="runs/demo", help="where everything goes (default runs/demo)")
     demo.add_argument("--seed", type=number, default=0, help="seed of weights and order (default 0)")
     demo.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change a value of caption or sft; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.KEY=VALUE",
+        help="change a value of caption or sft; repeatable",
     )
     add_dry_run(demo)
     inspect = add_verb(
@@ -31,7 +35,9 @@ def add_verbs(groups: Any) -> None:
         ["looksay inspect demo_sft --sample 3", "looksay inspect mine.yaml --set data.packing.length=1024"],
     )
     inspect.add_argument("recipe", metavar="RECIPE", help="a recipe's name or file")
-    inspect.add_argument("--sample", type=number, default=0, metavar="K", help="number of the sample in the first source (default 0)")
+    inspect.add_argument(
+        "--sample", type=number, default=0, metavar="K", help="number of the sample in the first source (default 0)"
+    )
     inspect.add_argument("--no-colour", action="store_true", help="plain text, also on a terminal")
     add_set(inspect)
     add_json(inspect)

@@ -47,7 +47,9 @@ def test_the_resolved_form_loads_again_as_the_same_recipe(name: str, tmp_path: P
 
 def test_extends_merges_dictionaries_and_replaces_lists(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", "extends: tiny_train\nstage: {steps: 50, train: {projector: 0.5}}\n")
-    recipe = load_recipe(write(tmp_path, "mine.yaml", "extends: base.yaml\nstage: {steps: 60}\ndata: {sources: [{path: x}]}\n"))
+    recipe = load_recipe(
+        write(tmp_path, "mine.yaml", "extends: base.yaml\nstage: {steps: 60}\ndata: {sources: [{path: x}]}\n")
+    )
     packaged = load_recipe("tiny_train")
     assert recipe.stage.steps == 60
     assert recipe.stage.train == {**packaged.stage.train, "projector": 0.5}
@@ -68,7 +70,14 @@ def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
 
 
 def test_set_reads_values_as_yaml() -> None:
-    sets = ["stage.steps=7", "log.to=[]", "data.sources.0.weight=2.5", "evaluate.source=null", "optim.eps=1e-6", "name=x=y"]
+    sets = [
+        "stage.steps=7",
+        "log.to=[]",
+        "data.sources.0.weight=2.5",
+        "evaluate.source=null",
+        "optim.eps=1e-6",
+        "name=x=y",
+    ]
     recipe = load_recipe("tiny_train", [*sets, "optim.warmup_steps=2"])
     assert (recipe.stage.steps, recipe.log.to, recipe.data.sources[0].weight) == (7, (), 2.5)
     assert (recipe.evaluate.source, recipe.optim.eps, recipe.name) == (None, 1e-6, "x=y")
@@ -82,7 +91,9 @@ def test_set_leaves_other_loads_alone() -> None:
 
 def test_all_errors_come_at_once_each_with_its_place(tmp_path: Path) -> None:
     base = write(tmp_path, "base.yaml", "extends: tiny_train\noptim: {betaz: [1, 2]}\n")
-    text = "extends: base.yaml\nsed: 1\nstage: {steps: many}\nmodel: {decoder: {wdth: 8}}\ndata: {packing: {length: 2}}\n"
+    text = (
+        "extends: base.yaml\nsed: 1\nstage: {steps: many}\nmodel: {decoder: {wdth: 8}}\ndata: {packing: {length: 2}}\n"
+    )
     message = complaint(write(tmp_path, "mine.yaml", text), ["parallel.zero=4"])
     lines = message.splitlines()
     assert "has 6 errors" in lines[0] and len(lines) == 7

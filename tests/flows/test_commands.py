@@ -15,7 +15,7 @@ from configs.errors import REQUEUE, RunError
 from configs.load import find_recipes, load_recipe
 from data_pipeline.sample import key_of
 from pretrain.cli import start
-from pretrain.cli.main import make_parser, main
+from pretrain.cli.main import main, make_parser
 from tests.flows.test_mistakes import contents
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,17 @@ def verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]
 
 VERBS = verbs(make_parser())
 WRITERS = ["demo", "data build", "data tokenizer", "train", "evaluate", "report", "recipes", "data show"]
-READERS = ["recipes", "inspect", "data verify", "data show", "data pack", "data stream", "generate", "evaluate", "data build"]
+READERS = [
+    "recipes",
+    "inspect",
+    "data verify",
+    "data show",
+    "data pack",
+    "data stream",
+    "generate",
+    "evaluate",
+    "data build",
+]
 RECIPE_VERBS = ["recipes", "inspect", "data build", "data pack", "data stream", "train"]
 
 
@@ -48,7 +58,9 @@ def test_every_verb_has_examples_that_parse(name: str) -> None:
 
     parser = VERBS[name]
     assert parser.epilog is not None
-    examples = [line.strip().split(" > ")[0] for line in parser.epilog.splitlines() if line.strip().startswith("looksay ")]
+    examples = [
+        line.strip().split(" > ")[0] for line in parser.epilog.splitlines() if line.strip().startswith("looksay ")
+    ]
     assert examples, f"{name} has no example"
     for example in examples:
         space = make_parser().parse_args(shlex.split(example)[1:])
@@ -157,14 +169,19 @@ def test_a_dataset_is_shown_and_proven(world: Path, capsys: pytest.CaptureFixtur
 
 def test_rows_of_ranks_are_the_rows_of_the_step(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def rows(*words: str) -> list[dict[str, Any]]:
-        assert main(["data", "stream", "mine.yaml", "--json", "--no-decode", "--set", "parallel.rows_per_rank=2", *words]) == 0
+        assert (
+            main(["data", "stream", "mine.yaml", "--json", "--no-decode", "--set", "parallel.rows_per_rank=2", *words])
+            == 0
+        )
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
     alone = rows("--steps", "2")
     parts = [row for rank in ("0", "1") for row in rows("--steps", "2", "--rank", rank, "--of", "2")]
     assert len(alone) == 16
     assert {row["key"] for one in alone for row in one["samples"]} == {key_of(n) for n in range(6)}
-    place = [(row["step"], row["row"], row["samples"]) for row in sorted(parts, key=lambda row: (row["step"], row["row"]))]
+    place = [
+        (row["step"], row["row"], row["samples"]) for row in sorted(parts, key=lambda row: (row["step"], row["row"]))
+    ]
     assert place == [(row["step"], row["row"], row["samples"]) for row in alone]
 
 
@@ -174,7 +191,9 @@ def test_train_hands_on_the_resolved_recipe(world: Path, monkeypatch: pytest.Mon
     assert main(["train", "mine.yaml", "--set", "stage.steps=30", "--set", "parallel.ranks=3", "--until", "7"]) == 0
     [(jobs, ranks, logs)] = handed
     assert ranks == 3 and str(logs) == "runs/mine/logs"
-    assert jobs == [{"verb": "train", "recipe": "runs/mine/logs/recipe.yaml", "run": "runs/mine", "until": 7, "resume_from": None}]
+    assert jobs == [
+        {"verb": "train", "recipe": "runs/mine/logs/recipe.yaml", "run": "runs/mine", "until": 7, "resume_from": None}
+    ]
     assert load_recipe(jobs[0]["recipe"]) == load_recipe("mine.yaml", ["stage.steps=30", "parallel.ranks=3"])
     # The launcher has written there, and the same command must go on.
     assert main(["train", "mine.yaml", "--set", "stage.steps=30"]) == 0

@@ -122,7 +122,9 @@ def loaded_by(arguments: list[str]) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["recipes"], ["train", "--help"], ["data", "build", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["recipes"], ["train", "--help"], ["data", "build", "--help"]], ids=" ".join
+)
 def test_answers_at_once_load_no_library(arguments: list[str]) -> None:
     assert not loaded_by(arguments) & {*HEAVY, "pydantic", "yaml", "tokenizers"}
 

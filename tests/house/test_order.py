@@ -65,7 +65,11 @@ def test_files_are_small_and_have_a_name_that_says_something(path: Path) -> None
 def test_only_the_mesh_knows_devices(path: Path) -> None:
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"(cpu|cuda)(:\d+)?", node.value):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.fullmatch(r"(cpu|cuda)(:\d+)?", node.value)
+        ):
             found.append(f"line {node.lineno}: {node.value!r}")
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.cuda":
             found.append(f"line {node.lineno}: torch.cuda")
@@ -80,12 +84,14 @@ def test_nothing_is_swallowed_and_nothing_unpickled(path: Path) -> None:
             found.append(f"line {node.lineno}: a silent except")
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             found.append(f"line {node.lineno}: a bare except")
-        if isinstance(node, ast.Import) and any(alias.name in ("pickle", "dill", "cloudpickle") for alias in node.names):
+        if isinstance(node, ast.Import) and any(
+            alias.name in ("pickle", "dill", "cloudpickle") for alias in node.names
+        ):
             found.append(f"line {node.lineno}: unpickling")
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
             options = {word.arg: ast.unparse(word.value) for word in node.keywords}
-            safe = options.get("weights_only") == "True" or options.get("allow_pickle", "False") == "False"
-            if ast.unparse(node.func) == "torch.load" and options.get("weights_only") != "True" or not safe:
+            torch_unsafe = ast.unparse(node.func) == "torch.load" and options.get("weights_only") != "True"
+            if torch_unsafe or options.get("allow_pickle", "False") != "False":
                 found.append(f"line {node.lineno}: unpickling")
     assert not found, f"{name_of(path)} {found}"
 
