@@ -153,7 +153,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Any:
 
 def resolve(name: str, layers: Sequence[Layer], overrides: Sequence[str] = ()) -> Any:
     """Layers and overrides as one recipe. `name` opens the messages."""
-    tree = reduce(merge, (copy.deepcopy(tree) for _, tree in layers), {})
+    nothing: dict[str, Any] = {}
+    tree = reduce(merge, (copy.deepcopy(said) for _, said in layers), nothing)
     for override in overrides:
         apply_override(tree, override)
     if overrides:

@@ -44,9 +44,9 @@ def test_the_package_says_what_each_file_is_for(folder: Path) -> None:
     tree = ast.parse(start.read_text())
     text = ast.get_docstring(tree) or ""
     assert len(tree.body) == 1 and text, f"{name_of(start)} is a docstring and nothing else"
-    inside = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
-    inside += [f"{path.name}/" for path in folder.iterdir() if path.is_dir() and any(path.rglob("*.py"))]
-    missing = [name for name in inside if not re.search(rf"(?m)^\s*{re.escape(name)}\s", text)]
+    inside = [path.stem for path in folder.glob("*.py") if path.name != "__init__.py"]
+    inside += [path.name for path in folder.iterdir() if path.is_dir() and any(path.rglob("*.py"))]
+    missing = [name for name in inside if not re.search(rf"(?m)^[\s`*-]*{re.escape(name)}(\.py|/)?[\s`]+\S", text)]
     assert not missing, f"{name_of(start)} does not say what {missing} is for"
     said = re.findall(r"(?m)^\s*([a-z_]+\.py)\s", text)
     gone = [name for name in said if not (folder / name).exists()]
