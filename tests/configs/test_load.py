@@ -7,7 +7,7 @@ import yaml
 
 from configs.errors import UserError
 from configs.listing import header_of
-from configs.load import difference, dump_recipe, find_recipes, json_schema, load_recipe
+from configs.load import difference, dump_recipe, find_recipes, json_schema, load_recipe, read_layers, resolve
 from configs.schema import BuildRecipe, TrainRecipe
 
 
@@ -83,10 +83,11 @@ def test_set_reads_values_as_yaml() -> None:
     assert (recipe.evaluate.source, recipe.optim.eps, recipe.name) == (None, 1e-6, "x=y")
 
 
-def test_set_leaves_other_loads_alone() -> None:
-    before = load_recipe("tiny_train")
-    load_recipe("tiny_train", ["stage.steps=21", "data.sources.0.path=elsewhere"])
-    assert load_recipe("tiny_train") == before
+def test_set_leaves_the_files_words_alone() -> None:
+    layers = read_layers("tiny_train")
+    before = resolve("tiny_train", layers)
+    assert resolve("tiny_train", layers, ["stage.steps=21", "data.sources.0.path=elsewhere"]) != before
+    assert resolve("tiny_train", layers) == before
 
 
 def test_all_errors_come_at_once_each_with_its_place(tmp_path: Path) -> None:
