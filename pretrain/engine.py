@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.training import ParallelConfig
-from pretrain.mesh import Mesh, math_dtype
+from pretrain.mesh import Mesh, has_gpu, math_dtype
 from pretrain.model.decoder import DecoderLayer
 from pretrain.model.inputs import Inputs
 from pretrain.model.projector import Mlp
@@ -28,7 +28,7 @@ def engine_config(parallel: ParallelConfig, micro_steps: int, clip: float) -> di
     """The DeepSpeed configuration. Buckets are small: a CPU rank gains nothing from large ones."""
     zero: dict[str, Any] = {
         "stage": parallel.zero,
-        "overlap_comm": torch.cuda.is_available(),
+        "overlap_comm": has_gpu(),
         "contiguous_gradients": True,
         "round_robin_gradients": False,
     }

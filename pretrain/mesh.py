@@ -79,6 +79,10 @@ class MegatronUnits:
         return self._state.get_data_parallel_world_size()
 
 
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
 def backend_and_device(local_rank: int) -> tuple[str, torch.device]:
     """nccl on this rank's GPU where there is one, else gloo on the CPU."""
     if torch.cuda.is_available():

@@ -190,7 +190,7 @@ def safetensors_of(weights: str) -> Path:
         return path
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "looksay" / f"{path.stem}.safetensors"
     if not cache.exists():
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location=lambda storage, _: storage, weights_only=True)  # stays on the host
         # `_fc` is the ImageNet classifier, num_batches_tracked a counter of training: neither is used here.
         kept = {k: v.contiguous() for k, v in state.items() if not k.startswith("_fc.")}
         put_file(str(cache), lambda target: save_file(kept, target))
