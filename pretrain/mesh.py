@@ -111,6 +111,7 @@ def init_mesh(place: Place | None, tp: int, timeout_seconds: float = 300.0, init
 
     rank, world = (place.rank, place.world) if place else (0, 1)
     backend, device = backend_and_device(place.local_rank if place else 0)
+    os.environ["LOCAL_RANK"] = str(place.local_rank if place else 0)  # DeepSpeed asks for it, whoever launched us
     timeout = datetime.timedelta(seconds=timeout_seconds)
     forbid_compilers_nobody_has()
     if not dist.is_initialized():

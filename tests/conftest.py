@@ -1,0 +1,34 @@
+"""Fixtures of all tests, and the marks."""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.support.pool import Pool
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`gpu` tests are skipped, with the reason, where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU; torch finds none on this machine"))
+
+
+@pytest.fixture(scope="session")
+def pool() -> "Iterator[Pool]":
+    """Four gloo ranks, started once."""
+    from tests.support.pool import Pool
+
+    made = Pool()
+    yield made
+    made.close()

@@ -1,0 +1,125 @@
+"""What the pool's ranks run: small trainings whose results must agree."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs.training import OptimConfig, ParallelConfig
+from pretrain.engine import Engine, born
+from pretrain.loss import micro_loss
+from pretrain.mesh import Mesh
+from pretrain.model.inputs import to_inputs
+from pretrain.model.linear import logical_of
+from pretrain.model.vlm import make_model
+from pretrain.optim import make_optimizer, set_rates
+from pretrain.stages import apply_stage
+from tests.support.worlds import MODEL, VOCABULARY, micro_batches, rows_of
+
+ALL = {"encoder": 0.01, "projector": 0.01, "decoder": 0.01}
+
+
+def make_engine(
+    mesh: Mesh, zero: int, precision: str, micro_steps: int, train: dict[str, float] = ALL, model: Any = MODEL, vocabulary: int = VOCABULARY
+) -> Engine:
+    parallel = ParallelConfig(zero=zero, precision=precision, tp=mesh.tp_size)
+    with born(parallel, mesh):
+        net = make_model(model, vocabulary, mesh, precision, "fp32", seed=7)
+    table = apply_stage(net, train)
+    return Engine(net, make_optimizer(table, OptimConfig()), parallel, mesh, micro_steps, clip=1.0)
+
+
+def train(
+    mesh: Mesh,
+    zero: int = 3,
+    precision: str = "fp32",
+    kind: str = "mixed",
+    steps: int = 3,
+    per_rank: int = 1,
+    rows: int = 8,
+    frozen_encoder: bool = False,
+    reverse: bool = False,
+) -> dict[str, Any]:
+    """Losses and gradient norms of some steps, and the final weights by logical name (this rank's TP slices joined later)."""
+    world = rows_of(kind)[:rows]
+    if reverse:
+        world = world[::-1]
+    batches = micro_batches(world, mesh.dp_rank, mesh.dp_size, per_rank)
+    wanted = {"projector": 0.01, "decoder": 0.01} if frozen_encoder else ALL
+    engine = make_engine(mesh, zero, precision, len(batches), wanted)
+    losses, norms = [], []
+    for _ in range(steps):
+        set_rates(engine.optimizer, 1.0)
+        total = torch.zeros(2, dtype=torch.float64)
+        for batch in batches:
+            out = engine.forward(to_inputs(batch, mesh.device))
+            engine.backward(micro_loss(out.loss_sum, batch.denominator, mesh.dp_size))
+            engine.step()
+            total += torch.tensor([float(out.loss_sum), float(out.weight_sum)], dtype=torch.float64)
+        if mesh.dp_size > 1:
+            torch.distributed.all_reduce(total, group=mesh.dp_group)
+        losses.append(float(total[0] / total[1]))
+        norms.append(engine.grad_norm())
+    return {"losses": losses, "norms": norms, "held": engine.held_bytes()}
+
+
+def initial_weights(mesh: Mesh) -> dict[str, Any]:
+    """(axis, offset, values) of each parameter of this rank."""
+    net = make_model(MODEL, VOCABULARY, mesh, "fp32", "fp32", seed=7)
+    return {logical_of(p).name: (logical_of(p).axis, logical_of(p).offset, p.detach().numpy().copy()) for p in net.parameters()}
+
+
+def loss_and_gradients(mesh: Mesh, kind: str = "mixed", separate: bool = False, backend: str = "auto", precision: str = "fp32") -> dict[str, Any]:
+    """Loss sum and every gradient, whole rows at once or each sample in a row of its own."""
+    net = make_model(MODEL, VOCABULARY, mesh, precision, "fp32", seed=7)
+    rows = rows_of(kind)
+    if separate:
+        rows = [[ready] for row in rows for ready in row]
+    total = 0.0
+    for row in [[r] for r in rows] if separate else [rows]:
+        from tests.support.worlds import batch_of
+
+        out = net(to_inputs(batch_of(row), mesh.device, backend))
+        out.loss_sum.backward()
+        total += float(out.loss_sum)
+    gradients = {
+        logical_of(p).name: (logical_of(p).axis, logical_of(p).offset, p.grad.float().numpy().copy())
+        for p in net.parameters()
+        if p.grad is not None
+    }
+    return {"loss": total, "gradients": gradients}
+
+
+def held(mesh: Mesh, zero: int) -> int:
+    """Bytes held after one step of a 25 M model."""
+    from configs.model import DecoderConfig
+
+    big = MODEL.model_copy(update={"decoder": DecoderConfig(layers=6, width=512, heads=8, mlp_width=1536)})
+    engine = make_engine(mesh, zero, "bf16", 1, {"projector": 0.01, "decoder": 0.01}, big, 4096)
+    batch = micro_batches(rows_of("mixed")[:2], mesh.dp_rank, mesh.dp_size)[0]
+    out = engine.forward(to_inputs(batch, mesh.device))
+    engine.backward(micro_loss(out.loss_sum, batch.denominator, mesh.dp_size))
+    engine.step()
+    return engine.held_bytes()
+
+
+def joined(results: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Whole tensors out of all ranks' {name: (axis, offset, slice)}."""
+    out: dict[str, np.ndarray] = {}
+    for name, (axis, _, values) in results[0].items():
+        if axis is None:
+            out[name] = values
+            continue
+        parts = sorted((result[name] for result in results), key=lambda part: part[1])
+        out[name] = np.concatenate([part[2] for part in parts], axis)
+    return out
+
+
+def desert(mesh: Mesh) -> None:
+    """Rank 0 joins a collective that rank 1 never does."""
+    if mesh.rank == 0:
+        torch.distributed.all_reduce(torch.zeros(1))
+    else:
+        import time
+
+        time.sleep(60)
