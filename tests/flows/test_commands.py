@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 import pretrain.session
 from configs.errors import REQUEUE, RunError
+from configs.listing import header_of
 from configs.load import find_recipes, load_recipe
 from data_pipeline.sample import key_of
 from pretrain.cli import start
@@ -54,8 +57,6 @@ def test_the_verbs_are_those_of_the_design() -> None:
 
 @pytest.mark.parametrize("name", sorted(VERBS))
 def test_every_verb_has_examples_that_parse(name: str) -> None:
-    import shlex
-
     parser = VERBS[name]
     assert parser.epilog is not None
     examples = [
@@ -218,3 +219,18 @@ def test_a_dry_run_writes_nothing(command: str, world: Path, capsys: pytest.Capt
     assert "would " in capsys.readouterr().out
     assert contents(world) == before
     assert not Path("runs").exists() and not os.path.exists("demo")
+
+
+def documented() -> list[str]:
+    """Commands in the fenced blocks of README, CONTRIBUTING and docs, and in the headers of recipes."""
+    texts = [path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]]
+    blocks = [block for text in texts for block in re.findall(r"(?ms)^```\w*\n(.*?)^```", text)]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines += [line for path in find_recipes().values() for line in header_of(path).splitlines()]
+    commands = [part.strip() for line in lines for part in re.split(r"\s{2,}|\s[>#|&]|;", line)]
+    return sorted({command.removeprefix("$ ") for command in commands if re.match(r"(\$ )?looksay \w", command)})
+
+
+@pytest.mark.parametrize("command", documented())
+def test_documented_commands_parse(command: str) -> None:
+    assert callable(make_parser().parse_args(shlex.split(command)[1:]).handler)
