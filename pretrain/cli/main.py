@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         return _say(f"looksay: {error}", getattr(error, "exit_code", FAILED))
     except KeyboardInterrupt:
-        return _say("looksay: interrupted", INTERRUPTED)
+        return _say("looksay: interrupted; the same command goes on from where it was", INTERRUPTED)
     except BrokenPipeError:
         # The reader (`| head`) has what it wants; what Python would still flush goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
