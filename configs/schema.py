@@ -55,7 +55,9 @@ class TrainRecipe(Config):
             fits = [n for n in range(1, heads + 1) if heads % n == 0]
             raise ValueError(f"parallel.tp {tp} does not divide the decoder's {heads} heads: use one of {fits}")
         if self.parallel.zero == 0 and self.parallel.precision == "bf16":
-            raise ValueError("parallel.zero 0 cannot keep fp32 master weights beside bf16 ones: use zero 1, or precision fp32")
+            raise ValueError(
+                "parallel.zero 0 cannot keep fp32 master weights beside bf16 ones: use zero 1, or precision fp32"
+            )
         if self.optim.warmup_steps > self.stage.steps:
             raise ValueError(f"optim.warmup_steps {self.optim.warmup_steps} is above stage.steps {self.stage.steps}")
         return self
