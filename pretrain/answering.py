@@ -41,7 +41,9 @@ def open_run(spec: str, mesh: Mesh | None = None, features_only: bool = False) -
     mesh = mesh or init_mesh(None, 1)
     chat = Chat(recipe.data.tokenizer, recipe.data.template)
     parallel = recipe.parallel
-    model = make_model(recipe.model, chat.vocab_size, mesh, parallel.precision, parallel.math, recipe.seed, features_only)
+    model = make_model(
+        recipe.model, chat.vocab_size, mesh, parallel.precision, parallel.math, recipe.seed, features_only
+    )
     checkpoints.load_weights(folder, model, mesh)
     model.eval()
     return OpenRun(recipe, chat, geometry_of(recipe.model), model, mesh, int(folder.name.removeprefix("step-")))
@@ -52,7 +54,9 @@ def prompt_of(opened: OpenRun, images: Sequence[str], prompt: str | None) -> Pro
     pictures = [read_picture(path) for path in images]
     messages = None if prompt is None else [Message("user", prompt)]
     if messages and prompt is not None and prompt.count("<image>") > len(pictures):
-        raise UserError(f"--prompt has {prompt.count('<image>')} <image> marks, but {len(pictures)} pictures were given: add --image")
+        raise UserError(
+            f"--prompt has {prompt.count('<image>')} <image> marks, but {len(pictures)} pictures were given: add --image"
+        )
     if messages is None and not pictures:
         raise UserError("neither --image nor --prompt was given: give at least one")
     encoded = opened.chat.prompt(messages, len(pictures))

@@ -48,5 +48,23 @@ def _template(question: str) -> str:
 
 
 _FUNCTION_WORDS = frozenset(
-    "what which who where when why how is are was were do does did can could there a an the of in on it this that not no".split()
+    [
+        "what",
+        "which",
+        "who",
+        "where",
+        "when",
+        "why",
+        "how",
+        "is",
+        "are",
+        "was",
+        "were",
+        "do",
+        "does",
+        "did",
+        "can",
+        "could",
+    ]
+    + ["there", "a", "an", "the", "of", "in", "on", "it", "this", "that", "not", "no"]
 )

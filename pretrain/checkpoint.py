@@ -196,7 +196,9 @@ class Checkpoint:
         self.folder = folder
         self.state: dict[str, Any] = json.loads((folder / "state.json").read_bytes())
         if self.state["schema"] != SCHEMA:
-            raise UserError(f"{folder} has schema {self.state['schema']}, this looksay reads {SCHEMA}: use a matching version")
+            raise UserError(
+                f"{folder} has schema {self.state['schema']}, this looksay reads {SCHEMA}: use a matching version"
+            )
         self._pieces: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
         self._open: dict[Path, Any] = {}
         for place in (folder, folder.parent / "frozen"):
@@ -232,7 +234,9 @@ class Checkpoint:
             filled += piece["stop"] - piece["start"]
         whole = torch.empty(shape)
         if filled != whole.numel():
-            raise RunError(f"{self.folder}: {kind} of {name} has {filled} of {whole.numel()} elements: a rank's file is missing")
+            raise RunError(
+                f"{self.folder}: {kind} of {name} has {filled} of {whole.numel()} elements: a rank's file is missing"
+            )
         axis = pieces[0][1]["axis"]
         for (offset, size), flat in slices.items():
             if axis is None:

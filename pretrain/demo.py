@@ -1,6 +1,6 @@
 """`looksay demo`: the whole job on embedded real data, in order, each part reused where it is there already.
 
-    data -> tokenizer -> [one start of two ranks: caption -> sft -> evaluate] -> segment (killed, resumed) -> report
+data -> tokenizer -> [one start of two ranks: caption -> sft -> evaluate] -> segment (killed, resumed) -> report
 """
 
 import json
@@ -60,7 +60,9 @@ def run_demo(folder: str, seed: int = 0, sets: Sequence[str] = (), dry_run: bool
     root = Path(folder)
     caption, sft = stage_recipes(root, seed, sets)
     if dry_run:
-        print(f"would build {len(DATASETS)} datasets in {root / 'data'}, train {caption.stage.steps} + {sft.stage.steps} steps, evaluate, and write {root / 'report.html'}")
+        print(
+            f"would build {len(DATASETS)} datasets in {root / 'data'}, train {caption.stage.steps} + {sft.stage.steps} steps, evaluate, and write {root / 'report.html'}"
+        )
         return 0
     if root.exists() and any(root.iterdir()) and not (root / MARKER).exists():
         raise UserError(f"{root} holds something else: choose another --folder, or empty it")
@@ -77,7 +79,9 @@ def run_demo(folder: str, seed: int = 0, sets: Sequence[str] = (), dry_run: bool
     watch.save()
     summary = write_summary(root, watch.seconds)
     report = write_report([root])
-    print(f"\n{highlights(summary)}\nlooksay demo: {time.perf_counter() - watch.begun:.0f} s now, {watch.seconds['total']:.0f} s in all")
+    print(
+        f"\n{highlights(summary)}\nlooksay demo: {time.perf_counter() - watch.begun:.0f} s now, {watch.seconds['total']:.0f} s in all"
+    )
     print(report)
     return 0
 
@@ -122,7 +126,9 @@ def build_data(root: Path) -> None:
     for recipe, manifest in zip(recipes, made, strict=True):
         totals = manifest.totals
         state = "reused" if manifest.reused else "built"
-        print(f"   {recipe.output}: {state}, {totals['kept']} of {totals['rows']} rows, pictures a sample {totals['pictures_per_sample']}")
+        print(
+            f"   {recipe.output}: {state}, {totals['kept']} of {totals['rows']} rows, pictures a sample {totals['pictures_per_sample']}"
+        )
     folder = root / "data" / "tokenizer"
     if (folder / "tokenizer.json").exists():
         print(f"   {folder}: reused")

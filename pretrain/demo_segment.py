@@ -29,7 +29,9 @@ def run_segment(root: Path, caption: TrainRecipe) -> dict[str, Any]:
         print(f"   {run}: reused, bitwise {result['bitwise']}")
         return result
     if len(saved) < 2:
-        raise RunError(f"{root / 'caption'} has checkpoints of steps {saved}; the segment needs two: lower caption.checkpoint.every")
+        raise RunError(
+            f"{root / 'caption'} has checkpoints of steps {saved}; the segment needs two: lower caption.checkpoint.every"
+        )
     first, last = saved[-2], saved[-1]
     every = max(1, (last - first) // 3)
     tree = caption.model_copy(
@@ -40,14 +42,29 @@ def run_segment(root: Path, caption: TrainRecipe) -> dict[str, Any]:
     )
     path = run / "logs" / "recipe.yaml"
     put(str(path), dump_recipe(tree).encode())
-    job = {"verb": "train", "recipe": str(path), "run": str(run), "resume_from": f"{root / 'caption'}@{first}", "until": last}
+    job = {
+        "verb": "train",
+        "recipe": str(path),
+        "run": str(run),
+        "resume_from": f"{root / 'caption'}@{first}",
+        "until": last,
+    }
     killed = _run_and_kill(job, run, caption.parallel.ranks, first + every + max(1, every // 2))
     print(f"   rank {caption.parallel.ranks - 1} was killed at step {killed}; the same command again:")
     run_jobs([job], caption.parallel.ranks, run / "logs")
     expected, found = weights_sha256(step_folder(root / "caption", last)), weights_sha256(step_folder(run, last))
-    result = {"first": first, "last": last, "killed_at": killed, "bitwise": expected == found, "expected": expected, "found": found}
+    result = {
+        "first": first,
+        "last": last,
+        "killed_at": killed,
+        "bitwise": expected == found,
+        "expected": expected,
+        "found": found,
+    }
     put(str(run / RESULT), json.dumps(result, indent=1).encode())
-    print(f"   weights at step {last}: {found[:16]}..., the uninterrupted run's {expected[:16]}...: {'equal' if expected == found else 'NOT equal'}")
+    print(
+        f"   weights at step {last}: {found[:16]}..., the uninterrupted run's {expected[:16]}...: {'equal' if expected == found else 'NOT equal'}"
+    )
     return result
 
 
@@ -77,7 +94,9 @@ def _run_and_kill(job: dict[str, Any], run: Path, ranks: int, step: int) -> int:
         print(f"   {str(error).splitlines()[0].split('; its last')[0]}")
         return seen[0]
     over.set()
-    raise RunError(f"{run} reached its end before a rank could be killed at step {step}: raise caption.checkpoint.every")
+    raise RunError(
+        f"{run} reached its end before a rank could be killed at step {step}: raise caption.checkpoint.every"
+    )
 
 
 def last_step(metrics: Path) -> int:

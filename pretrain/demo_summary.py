@@ -76,7 +76,13 @@ def data_totals(root: Path) -> dict[str, Any]:
         pictures.update(totals["pictures_per_sample"])
         rejected.update(totals["rejected"])
     rows, kept = sum(t["rows"] for t in each.values()), sum(t["kept"] for t in each.values())
-    return {"rows": rows, "kept": kept, "rejected": dict(rejected), "pictures_per_sample": dict(sorted(pictures.items())), "datasets": each}
+    return {
+        "rows": rows,
+        "kept": kept,
+        "rejected": dict(rejected),
+        "pictures_per_sample": dict(sorted(pictures.items())),
+        "datasets": each,
+    }
 
 
 def visual_tokens(packing: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from configs.training import ParallelConfig
 from pretrain.mesh import Mesh, has_gpu, math_dtype
 from pretrain.model.decoder import DecoderLayer
 from pretrain.model.inputs import Inputs
-from pretrain.model.projector import Mlp
-from pretrain.model.vision import VisionBlock
+from pretrain.model.linear import logical_of
 from pretrain.model.vlm import Output
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
@@ -60,14 +60,10 @@ def born(parallel: ParallelConfig, mesh: Mesh) -> Iterator[None]:
         return
     config = engine_config(parallel, 1, 0.0)
     config["train_batch_size"] = mesh.dp_size
-    with deepspeed.zero.Init(
-        data_parallel_group=mesh.dp_group, config_dict_or_path=config, mpu=mesh.mpu, dtype=_param_dtype(parallel)
-    ):
+    # No `dtype` argument: DeepSpeed 0.19 takes bf16 for any dtype given on a device without fp16 (an operator
+    # precedence); from the configuration it takes the right one.
+    with deepspeed.zero.Init(data_parallel_group=mesh.dp_group, config_dict_or_path=config, mpu=mesh.mpu):
         yield
-
-
-def _param_dtype(parallel: ParallelConfig) -> torch.dtype:
-    return torch.bfloat16 if parallel.precision == "bf16" else torch.float32
 
 
 @dataclass(frozen=True)
@@ -94,6 +90,7 @@ class Engine:
         import deepspeed
 
         self.mesh, self.zero = mesh, parallel.zero
+        self._norm: float | None = None
         self.math = math_dtype(parallel.precision, parallel.math)
         config = engine_config(parallel, micro_steps, clip)
         config["train_batch_size"] = micro_steps * mesh.dp_size
@@ -128,11 +125,24 @@ class Engine:
 
     def step(self) -> None:
         """After each micro-step; updates weights at the last one of an optimizer step."""
+        if self._plain and self.deepspeed.is_gradient_accumulation_boundary():
+            self._norm = self._plain_norm()
         self.deepspeed.step()
 
     def grad_norm(self) -> float:
-        norm = self.deepspeed.get_global_grad_norm()
+        """Norm of the step's whole gradient before clipping; what TP replicates is counted once."""
+        norm = self._norm if self._plain else self.deepspeed.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")
+
+    def _plain_norm(self) -> float:
+        """DeepSpeed keeps no norm where it wraps no optimizer."""
+        squares = torch.zeros(1, dtype=torch.float64, device=self.mesh.device)
+        for parameter in self.module.parameters():
+            if parameter.grad is not None and (logical_of(parameter).axis is not None or self.mesh.tp_rank == 0):
+                squares += parameter.grad.double().square().sum()
+        if self.mesh.tp_size > 1:
+            dist.all_reduce(squares, group=self.mesh.tp_group)
+        return float(squares.sqrt())
 
     # ---- what this rank holds -------------------------------------------------------------------------------
 
@@ -142,14 +152,16 @@ class Engine:
         ZeRO-3: this rank's flat range of each parameter. Lower stages: whole TP slices, on DP rank 0.
         A parameter that TP does not cut is TP rank 0's.
         """
-        from pretrain.model.linear import logical_of
-
         out = []
         for parameter in self.module.parameters():
             if logical_of(parameter).axis is None and self.mesh.tp_rank != 0:
                 continue
             if self.zero == 3:
-                share = parameter.ds_tensor.ds_numel if hasattr(parameter.ds_tensor, "ds_numel") else parameter.ds_tensor.numel()
+                share = (
+                    parameter.ds_tensor.ds_numel
+                    if hasattr(parameter.ds_tensor, "ds_numel")
+                    else parameter.ds_tensor.numel()
+                )
                 start = min(self.mesh.dp_rank * share, parameter.ds_numel)
                 stop = min(start + share, parameter.ds_numel)
             else:
@@ -174,11 +186,19 @@ class Engine:
             held = parameter.ds_tensor if self.zero == 3 else parameter
             return held.detach().float().flatten()
         if self.zero == 3:
-            value = safe_get_local_fp32_param(parameter) if kind == "master" else safe_get_local_optimizer_state(parameter, kind)
+            value = (
+                safe_get_local_fp32_param(parameter)
+                if kind == "master"
+                else safe_get_local_optimizer_state(parameter, kind)
+            )
         elif self._plain:
             value = parameter.detach() if kind == "master" else self.optimizer.state[parameter][kind]
         else:
-            value = safe_get_full_fp32_param(parameter) if kind == "master" else safe_get_full_optimizer_state(parameter, kind)
+            value = (
+                safe_get_full_fp32_param(parameter)
+                if kind == "master"
+                else safe_get_full_optimizer_state(parameter, kind)
+            )
         return value.detach().flatten()
 
     def put(self, parameter: nn.Parameter, kind: str, slice_: Tensor) -> None:
@@ -241,7 +261,9 @@ class Engine:
         if self._plain:
             tensors = [p for group in base.param_groups for p in group["params"]]
         else:
-            tensors = list(getattr(self.optimizer, "fp32_partitioned_groups_flat", None) or _flat_groups(self.optimizer))
+            tensors = list(
+                getattr(self.optimizer, "fp32_partitioned_groups_flat", None) or _flat_groups(self.optimizer)
+            )
         for tensor in tensors:
             base.state[tensor] = {
                 "step": torch.tensor(float(steps)),
@@ -283,4 +305,6 @@ def _flat_groups(optimizer: Any) -> list[Tensor]:
         found = getattr(optimizer, name, None)
         if found:
             return list(found)
-    raise RuntimeError(f"cannot find the fp32 groups of {type(optimizer).__name__}: this DeepSpeed is not a tested version")
+    raise RuntimeError(
+        f"cannot find the fp32 groups of {type(optimizer).__name__}: this DeepSpeed is not a tested version"
+    )

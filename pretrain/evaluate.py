@@ -85,7 +85,9 @@ def _questions(opened: OpenRun, folder: Path, train: str, test: str) -> tuple[di
     fitted, dataset = questions_of(Dataset(train)), Dataset(test)
     questions = questions_of(dataset)
     if not questions or not fitted:
-        raise UserError(f"{test if fitted else train} holds no questions (messages of user and assistant): nothing to evaluate")
+        raise UserError(
+            f"{test if fitted else train} holds no questions (messages of user and assistant): nothing to evaluate"
+        )
     blind = TextOnly([q.text for q in fitted], [q.truth for q in fitted])
     pictures = Pictures(opened, dataset, mean_colour(Dataset(train)))
     generator = Generator(opened.model, opened.chat, opened.geometry, opened.mesh)
@@ -113,14 +115,21 @@ def _questions(opened: OpenRun, folder: Path, train: str, test: str) -> tuple[di
 
 def _write_predictions(folder: Path, questions: list[Question], answers: list[str]) -> None:
     lines = [
-        json.dumps({"id": q.id, "type": q.type, "answer": a, "truth": q.truth, "question": q.text, "image_id": q.image_id})
+        json.dumps(
+            {"id": q.id, "type": q.type, "answer": a, "truth": q.truth, "question": q.text, "image_id": q.image_id}
+        )
         for q, a in zip(questions, answers, strict=True)
     ]
     put(str(folder / "predictions.jsonl"), ("\n".join(lines) + "\n").encode())
 
 
 def _swap(
-    opened: OpenRun, folder: Path, generator: Generator, pictures: Pictures, questions: list[Question], answers: list[str]
+    opened: OpenRun,
+    folder: Path,
+    generator: Generator,
+    pictures: Pictures,
+    questions: list[Question],
+    answers: list[str],
 ) -> dict[str, Any]:
     """Right, wrong and blank picture: mean losses per answer token, p-value, pair accuracy, blank accuracy."""
     pairs = make_pairs(questions)
@@ -158,7 +167,12 @@ def _swap(
 
 
 def _blank(
-    opened: OpenRun, folder: Path, generator: Generator, pictures: Pictures, questions: list[Question], ids: dict[str, list[int]]
+    opened: OpenRun,
+    folder: Path,
+    generator: Generator,
+    pictures: Pictures,
+    questions: list[Question],
+    ids: dict[str, list[int]],
 ) -> tuple[list[float], list[bool]]:
     """Loss of the truth, and whether the answer is right, with a blank picture. Equal prompts are asked once."""
     keys = [(q.text, pictures.dataset.sizes(q.sample)[q.picture]) for q in questions]
@@ -216,7 +230,11 @@ def _write_showcase(
         ]
         faces = []
         for name, prompt, sample, picture in zip(
-            ("own", "other", "blank"), prompts, (own.sample, other.sample, -1), (own.picture, other.picture, -1), strict=True
+            ("own", "other", "blank"),
+            prompts,
+            (own.sample, other.sample, -1),
+            (own.picture, other.picture, -1),
+            strict=True,
         ):
             hidden, _ = generator.prefill([prompt], 1)
             values, tokens = generator.logprobs(hidden)[0].exp().topk(4)
@@ -225,7 +243,10 @@ def _write_showcase(
             faces.append({"picture": name, "sample": sample, "number": picture, "answer": text, "top": top})
         rows.append({"question": own.text, "truths": [own.truth, other.truth], "faces": faces})
     blank = [int(value) for value in pictures.colour]
-    put(str(folder / "showcase.json"), json.dumps({"dataset": pictures.dataset.folder, "blank": blank, "rows": rows}).encode())
+    put(
+        str(folder / "showcase.json"),
+        json.dumps({"dataset": pictures.dataset.folder, "blank": blank, "rows": rows}).encode(),
+    )
 
 
 # ---- captions -----------------------------------------------------------------------------------------------------
@@ -244,7 +265,13 @@ def _captions(opened: OpenRun, folder: Path, train: str, heldout: str) -> dict[s
     generator = Generator(opened.model, opened.chat, opened.geometry, opened.mesh)
     sizes = sorted({dataset.sizes(i)[0] for i in chosen})
     example = {dataset.sizes(i)[0]: i for i in chosen}
-    blank = dict(zip(sizes, caption_scores(generator, [pictures.prompt(None, example[s], 0, True) for s in sizes], captions), strict=True))
+    blank = dict(
+        zip(
+            sizes,
+            caption_scores(generator, [pictures.prompt(None, example[s], 0, True) for s in sizes], captions),
+            strict=True,
+        )
+    )
 
     def hits(places: list[int]) -> list[Any]:
         if not places:
@@ -278,8 +305,13 @@ def summary_of(results: dict[str, Any]) -> str:
     lines = [f"evaluation of {results['run']} (step {results['step']})"]
     if "vqa" in results:
         vqa, swap = results["vqa"], results["image_swap"]
-        lines.append(f"  questions      {vqa['accuracy']:.3f}   text only {vqa['text_only']:.3f}   majority {vqa['majority']:.3f}   n {vqa['questions']}")
-        lines += [f"    {name:<12} {share:.3f}   text only {vqa['text_only_by_type'][name]:.3f}" for name, share in vqa["by_type"].items()]
+        lines.append(
+            f"  questions      {vqa['accuracy']:.3f}   text only {vqa['text_only']:.3f}   majority {vqa['majority']:.3f}   n {vqa['questions']}"
+        )
+        lines += [
+            f"    {name:<12} {share:.3f}   text only {vqa['text_only_by_type'][name]:.3f}"
+            for name, share in vqa["by_type"].items()
+        ]
         lines.append(
             f"  image swap     pairs {swap['pair_accuracy']:.3f}   blank picture {swap['blank_accuracy']:.3f}   "
             f"loss right/wrong/blank {swap['right']:.3f}/{swap['wrong']:.3f}/{swap['blank']:.3f}   p {swap['p_value']:.4f}"
@@ -287,5 +319,7 @@ def summary_of(results: dict[str, Any]) -> str:
     if "caption" in results:
         name = next(key for key in results["caption"] if key.startswith("retrieval"))
         low, high = results["caption"]["interval"]
-        lines.append(f"  {name.replace('_', ' ')}   {results['caption'][name]:.3f}   95 % interval {low:.3f}-{high:.3f}   chance {results['caption']['chance']:.3f}")
+        lines.append(
+            f"  {name.replace('_', ' ')}   {results['caption'][name]:.3f}   95 % interval {low:.3f}-{high:.3f}   chance {results['caption']['chance']:.3f}"
+        )
     return "\n".join(lines)

@@ -102,7 +102,9 @@ class FeatureCache:
             net = load_efficientnet(self.encoder.weights, self.encoder.feature, 0, mesh.device)
             total = sum(len(members) for _, _, members in mine)
             quiet = not progress or not mesh.is_first
-            with tqdm(total=total, desc="features", unit="picture", disable=quiet, file=sys.stderr, mininterval=1) as bar:
+            with tqdm(
+                total=total, desc="features", unit="picture", disable=quiet, file=sys.stderr, mininterval=1
+            ) as bar:
                 for source, block, members in mine:
                     self._make(net, source, block, members)
                     done += len(members)

@@ -51,7 +51,9 @@ class Generator:
         fixed_steps: always make `max_new` steps. For a model under ZeRO-3, whose ranks must call equally often.
     """
 
-    def __init__(self, model: VisionLanguageModel, chat: Chat, geometry: Geometry, mesh: Mesh, fixed_steps: bool = False):
+    def __init__(
+        self, model: VisionLanguageModel, chat: Chat, geometry: Geometry, mesh: Mesh, fixed_steps: bool = False
+    ):
         self.model, self.chat, self.geometry, self.mesh, self.fixed_steps = model, chat, geometry, mesh, fixed_steps
 
     def answer(
@@ -78,7 +80,9 @@ class Generator:
         by_length: dict[int, list[int]] = {}
         for index, prompt in enumerate(prompts):
             by_length.setdefault(len(widen(prompt.encoded, prompt.sizes, self.geometry).ids), []).append(index)
-        return [members[i : i + GROUP] for _, members in sorted(by_length.items()) for i in range(0, len(members), GROUP)]
+        return [
+            members[i : i + GROUP] for _, members in sorted(by_length.items()) for i in range(0, len(members), GROUP)
+        ]
 
     def prefill(self, prompts: Sequence[Prompt], room: int) -> tuple[Tensor, KeyValueCache]:
         """Run prompts of equal length: last hidden state of each [S, W], and the cache with `room` more positions."""
@@ -92,7 +96,13 @@ class Generator:
         return hidden.view(len(prompts), length, -1)[:, -1], cache
 
     def _answer_group(
-        self, prompts: Sequence[Prompt], max_new: int, temperature: float, top_p: float, top_k: int, source: torch.Generator
+        self,
+        prompts: Sequence[Prompt],
+        max_new: int,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        source: torch.Generator,
     ) -> list[Answer]:
         hidden, cache = self.prefill(prompts, max_new)
         ids: list[list[int]] = [[] for _ in prompts]

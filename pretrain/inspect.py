@@ -18,7 +18,9 @@ from pretrain.model.vlm import make_model
 LEARNED, SLOT, MARK, PLAIN = "\033[32;1m", "\033[36m", "\033[2m", "\033[0m"
 
 
-def inspect_sample(recipe: TrainRecipe, sample: int, colour: bool = True, as_json: bool = False) -> str | dict[str, Any]:
+def inspect_sample(
+    recipe: TrainRecipe, sample: int, colour: bool = True, as_json: bool = False
+) -> str | dict[str, Any]:
     """Show sample `sample` of the recipe's first source.
 
     The course's example: a 224 x 224 picture under a ViT of patch 16 and a text of 4 tokens make 200 positions.
@@ -46,15 +48,15 @@ def describe(recipe: TrainRecipe, data: OpenData, sample: int) -> dict[str, Any]
     encoded = data.chat.encode(stored.conversation, len(sizes))
     wide = widen(encoded, sizes, data.geometry)
     images = [decode(image) for image in stored.images]
-    batch = collate([[Ready(encoded, sizes, images=images)]], len(wide.ids), data.geometry, data.chat.pad_id, cnn=data.cnn)
+    batch = collate(
+        [[Ready(encoded, sizes, images=images)]], len(wide.ids), data.geometry, data.chat.pad_id, cnn=data.cnn
+    )
     talk = stored.conversation
     return {
         "key": dataset.keys[sample],
         "text": talk.text,
         "messages": [[message.role, message.content] for message in talk.messages or ()],
-        "pictures": [
-            {"size": list(size), "grid": list(grid_of(*size, data.geometry))} for size in sizes
-        ],
+        "pictures": [{"size": list(size), "grid": list(grid_of(*size, data.geometry))} for size in sizes],
         "ids": wide.ids.tolist(),
         "slots": wide.slots.tolist(),
         "positions": batch.positions[0, 0].tolist(),
@@ -102,7 +104,9 @@ def as_text(shown: dict[str, Any], chat: Chat, colour: bool) -> str:
     lines += [f"  {role:>9}: {content}" for role, content in shown["messages"]]
     for number, picture in enumerate(shown["pictures"]):
         (width, height), (rows, columns) = picture["size"], picture["grid"]
-        lines.append(f"  picture {number}: {width} x {height} pixels -> {rows} x {columns} = {rows * columns} visual tokens")
+        lines.append(
+            f"  picture {number}: {width} x {height} pixels -> {rows} x {columns} = {rows * columns} visual tokens"
+        )
     learned = {place + 1 for place, target in enumerate(shown["targets"]) if target >= 0}
     slots, parts, run = set(shown["slots"]), [], 0
     for place, number in enumerate([*shown["ids"], -1]):

@@ -14,7 +14,17 @@ from torch import Tensor
 from data_pipeline.stream.batch import Batch
 from pretrain.mesh import Mesh
 
-COUNTS = ("loss_sum", "weight", "label_tokens", "real_tokens", "visual_tokens", "images", "positions", "flops", "fillers")
+COUNTS = (
+    "loss_sum",
+    "weight",
+    "label_tokens",
+    "real_tokens",
+    "visual_tokens",
+    "images",
+    "positions",
+    "flops",
+    "fillers",
+)
 
 
 def micro_loss(loss_sum: Tensor, denominator: float, dp_size: int) -> Tensor:
@@ -54,7 +64,9 @@ class StepCounts:
         """Sums over the DP ranks by name, and `extra` (flags, seconds) summed over all ranks: one collective a step."""
         values = torch.cat([self.values, torch.tensor(extra, dtype=torch.float64)]).to(mesh.device)
         if mesh.world > 1:
-            dist.all_reduce(values)  # over TP ranks as well, which hold equal counts: a flag raised anywhere is seen by all
+            dist.all_reduce(
+                values
+            )  # over TP ranks as well, which hold equal counts: a flag raised anywhere is seen by all
         numbers = values.tolist()
         counts = {name: value / mesh.tp_size for name, value in zip(COUNTS, numbers, strict=False)}
         return counts, numbers[len(COUNTS) :]

@@ -113,4 +113,7 @@ def _open_wandb(run: Path, recipe: TrainRecipe) -> Any:
 
 def write_status(run: Path, state: str, step: int, steps: int, **more: Any) -> None:
     """status.json, atomic: {state, step, steps, time}. `state` is running, done, failed or preempted."""
-    put(str(run / "status.json"), json.dumps({"state": state, "step": step, "steps": steps, "time": time.time(), **more}).encode())
+    put(
+        str(run / "status.json"),
+        json.dumps({"state": state, "step": step, "steps": steps, "time": time.time(), **more}).encode(),
+    )

@@ -37,7 +37,9 @@ def make_optimizer(table: list[FreezeRow], optim: OptimConfig) -> torch.optim.Ad
             chosen = [p for name, p, matrix in row.members if matrix == decayed]
             if chosen:
                 decay = optim.weight_decay if decayed else 0.0
-                groups.append({"params": chosen, "lr": row.rate, "peak": row.rate, "name": row.pattern, "weight_decay": decay})
+                groups.append(
+                    {"params": chosen, "lr": row.rate, "peak": row.rate, "name": row.pattern, "weight_decay": decay}
+                )
     return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps)
 
 

@@ -52,7 +52,9 @@ class Pictures:
         """{features} or {images} of a blank picture of `size` (width, height)."""
         if size not in self._blanks:
             picture = np.broadcast_to(self.colour, (size[1], size[0], 3)).copy()
-            self._blanks[size] = {"images": [picture]} if self.cache is None else {"features": [self._encode(picture, size)]}
+            self._blanks[size] = (
+                {"images": [picture]} if self.cache is None else {"features": [self._encode(picture, size)]}
+            )
         return self._blanks[size]
 
     def _encode(self, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

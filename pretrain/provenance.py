@@ -6,12 +6,29 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("looksay", "torch", "deepspeed", "megatron-core", "ray", "webdataset", "numpy", "pillow", "pyarrow", "tokenizers", "safetensors")
+PACKAGES = (
+    "looksay",
+    "torch",
+    "deepspeed",
+    "megatron-core",
+    "ray",
+    "webdataset",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "tokenizers",
+    "safetensors",
+)
 
 
 def provenance() -> dict[str, object]:
     """{commit, versions, python, system}; commit is None outside a git checkout."""
-    return {"commit": _commit(), "versions": _versions(), "python": sys.version.split()[0], "system": platform.platform()}
+    return {
+        "commit": _commit(),
+        "versions": _versions(),
+        "python": sys.version.split()[0],
+        "system": platform.platform(),
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -30,7 +47,10 @@ def _commit() -> str | None:
         return None
     try:
         done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=10
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

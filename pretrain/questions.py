@@ -50,13 +50,12 @@ def questions_of(dataset: Dataset) -> list[Question]:
         talk = dataset.read(sample).conversation
         known = [number for group in talk.provenance.get("question_ids", []) for number in group]
         images = talk.provenance.get("image_ids", [])
-        picture, asked = -1, 0
+        picture = -1
         messages = talk.messages or ()
-        for user, assistant in zip(messages[::2], messages[1::2], strict=False):
+        for asked, (user, assistant) in enumerate(zip(messages[::2], messages[1::2], strict=False)):
             picture += user.content.count(IMAGE_MARK)
             number = known[asked] if asked < len(known) else len(out)
             image = images[picture] if 0 <= picture < len(images) else sample
             text = user.content.replace(IMAGE_MARK, "").strip()
             out.append(Question(number, text, assistant.content, sample, max(0, picture), image))
-            asked += 1
     return sorted(out, key=lambda question: question.id)

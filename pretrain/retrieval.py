@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from pretrain.generate import Generator, Prompt, continuation_scores
 
 
-def caption_scores(generator: Generator, prompts: Sequence[Prompt], captions: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+def caption_scores(
+    generator: Generator, prompts: Sequence[Prompt], captions: Sequence[Sequence[int]]
+) -> NDArray[np.float64]:
     """log p(caption | prompt) of every prompt with every caption: [P, C]. Prompts run once; their cache serves all captions."""
     out = np.zeros((len(prompts), len(captions)))
     room = max(len(ids) for ids in captions)

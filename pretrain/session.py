@@ -63,14 +63,13 @@ def run_here(jobs: list[dict[str, Any]]) -> None:
         verb = arguments.pop("verb")
         recipe = load_recipe(arguments.pop("recipe")) if "recipe" in arguments else None
         tp, timeout = 1, 300.0
-        if verb == "train":
-            assert isinstance(recipe, TrainRecipe)
+        if isinstance(recipe, TrainRecipe):
             tp, timeout = recipe.parallel.tp, recipe.parallel.timeout_seconds
         if mesh is None:
             mesh = init_mesh(find_place(os.environ), tp, timeout)
         elif mesh.tp_size != tp:
             mesh = set_tensor_parallel(mesh, tp)
-        if verb == "train":
+        if isinstance(recipe, TrainRecipe):
             from pretrain.trainer import train
 
             run, start = arguments.pop("run"), time.perf_counter()
@@ -113,6 +112,8 @@ def _run_as_rank() -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=UserWarning, module="megatron")  # optional GPU libraries that are missing
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module="megatron"
+    )  # optional GPU libraries that are missing
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _run_as_rank()

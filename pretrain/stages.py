@@ -35,7 +35,9 @@ class FreezeRow:
         return total
 
 
-def apply_stage(model: nn.Module, train: dict[str, float], frozen_outside: dict[str, int] | None = None) -> list[FreezeRow]:
+def apply_stage(
+    model: nn.Module, train: dict[str, float], frozen_outside: dict[str, int] | None = None
+) -> list[FreezeRow]:
     """Set `requires_grad` by the stage's patterns and return the table, trained rows first.
 
     Args:
@@ -81,7 +83,9 @@ def _matcher(pattern: str) -> re.Pattern[str]:
     """A regular expression for a module path; `[a:b]` and `[a]` choose among numbered children."""
     found = re.fullmatch(r"([A-Za-z_][\w.]*?)(?:\[(\d*)(:?)(\d*)\])?", pattern)
     if found is None:
-        raise UserError(f"stage.train pattern {pattern!r} is not a module path such as `projector` or `decoder.layers[20:]`")
+        raise UserError(
+            f"stage.train pattern {pattern!r} is not a module path such as `projector` or `decoder.layers[20:]`"
+        )
     path, low, colon, high = found.groups()
     if low is None:
         return re.compile(re.escape(path) + r"(\.|$)")

@@ -1,6 +1,6 @@
 """The training loop: one run, one stage. Announced in sentences, killed and resumed at any moment.
 
-    recipe -> model (born under ZeRO) -> stage's freeze table -> engine -> loader -> steps -> checkpoints
+recipe -> model (born under ZeRO) -> stage's freeze table -> engine -> loader -> steps -> checkpoints
 """
 
 import gc
@@ -12,28 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from configs.errors import RunError, UserError
+from configs.errors import RunError
 from configs.load import dump_recipe
-from configs.model import EfficientNetLite0
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
 from data_pipeline.stream.loader import Loader
-from data_pipeline.stream.reader import Dataset
 from pretrain import checkpoint as checkpoints
-from pretrain.engine import Engine, born
-from pretrain.features import FeatureCache
+from pretrain.engine import Engine
 from pretrain.loss import StepCounts, micro_loss
 from pretrain.mesh import Mesh, hardware, matmul_peak
 from pretrain.metrics import MetricsLog, useful_flops, write_status
-from pretrain.model.cnn import count_parameters
 from pretrain.model.inputs import to_inputs
-from pretrain.model.vlm import VisionLanguageModel, make_model
 from pretrain.optim import make_optimizer, rate_scale, set_rates
 from pretrain.provenance import provenance
 from pretrain.run_folder import check_run_folder
 from pretrain.stages import apply_stage, freeze_table
+from pretrain.starting import born_model, circumstances, frozen_outside, make_features, take_up
 from pretrain.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -64,17 +58,23 @@ class Trainer:
     def __init__(self, recipe: TrainRecipe, run: Path, mesh: Mesh, resume_from: str | None = None):
         self.recipe, self.folder, self.mesh = recipe, run, mesh
         self._open_folder()
-        self.features = self._make_features()
+        self.features = make_features(recipe, mesh, self.say)
         self.loader = Loader(
-            recipe, dp_rank=mesh.dp_rank, dp_size=mesh.dp_size, features=self.features, plan_log=self._plan_log()
+            recipe,
+            dp_rank=mesh.dp_rank,
+            dp_size=mesh.dp_size,
+            features=self.features,
+            plan_log=str(run / "plan.log") if mesh.is_first else None,
         )
-        self.model = self._make_model()
-        outside = self._frozen_outside()
+        self.model = born_model(recipe, mesh, self.loader.chat.vocab_size)
+        outside = frozen_outside(recipe)
         rows = apply_stage(self.model, recipe.stage.train, outside)
         self.table = freeze_table(rows, outside)
         micro_steps = self.loader.micro_steps
-        self.engine = Engine(self.model, make_optimizer(rows, recipe.optim), recipe.parallel, mesh, micro_steps, recipe.optim.clip)
-        self.step = self._start(resume_from)
+        self.engine = Engine(
+            self.model, make_optimizer(rows, recipe.optim), recipe.parallel, mesh, micro_steps, recipe.optim.clip
+        )
+        self.step = take_up(recipe, run, mesh, self.engine, self.loader, self.say, resume_from)
         self.stop_asked = False
         self.validation = Validation(recipe, mesh, self.engine, self.model, self.loader.chat)
         self.log = MetricsLog(run, recipe, self.step) if mesh.is_first else None
@@ -87,72 +87,6 @@ class Trainer:
         check_run_folder(self.folder, self.recipe)
         if self.mesh.is_first:
             put(str(self.folder / "config.yaml"), dump_recipe(self.recipe).encode())
-
-    def _make_features(self) -> FeatureCache | None:
-        recipe = self.recipe
-        if not recipe.data.cache_features:
-            return None
-        if not isinstance(recipe.model.encoder, EfficientNetLite0):
-            raise UserError("data.cache_features is for a frozen CNN encoder: set it to false for this encoder")
-        cache = FeatureCache(recipe.model, [Dataset(source.path) for source in recipe.data.sources])
-        start = time.perf_counter()
-        done = cache.fill(self.mesh)
-        self.say(f"features: {'computed' if done else 'reused'} in {time.perf_counter() - start:.1f} s")
-        return cache
-
-    def _plan_log(self) -> str | None:
-        return str(self.folder / "plan.log") if self.mesh.is_first else None
-
-    def _make_model(self) -> VisionLanguageModel:
-        recipe = self.recipe
-        with born(recipe.parallel, self.mesh):
-            return make_model(
-                recipe.model,
-                self.loader.chat.vocab_size,
-                self.mesh,
-                recipe.parallel.precision,
-                recipe.parallel.math,
-                recipe.seed,
-                features_only=recipe.data.cache_features,
-            )
-
-    def _frozen_outside(self) -> dict[str, int]:
-        if not isinstance(self.recipe.model.encoder, EfficientNetLite0):
-            return {}
-        return {"encoder": count_parameters(self.recipe.model.encoder.feature)}
-
-    def _start(self, resume_from: str | None) -> int:
-        """Resume from this run's newest checkpoint, else from `resume_from`, else take `start_from`'s weights."""
-        newest = checkpoints.latest(self.folder)
-        if newest is None and resume_from is not None:
-            newest = checkpoints.find(resume_from)
-        if newest is not None:
-            found = checkpoints.Checkpoint(newest)
-            checkpoints.load_engine(found, self.engine, self.mesh, moments=True)
-            self.loader.load_state_dict(found.state["loader"])
-            self.say(f"resumed from {newest}: step {found.state['step']} of {self.recipe.stage.steps}")
-            self._warn_of_differences(found.state)
-            return int(found.state["step"])
-        if self.recipe.stage.start_from:
-            folder = checkpoints.find(self.recipe.stage.start_from)
-            checkpoints.load_engine(checkpoints.Checkpoint(folder), self.engine, self.mesh, moments=False)
-            self.say(f"weights from {folder}")
-        return 0
-
-    def _warn_of_differences(self, state: dict[str, Any]) -> None:
-        now = self._circumstances()
-        for name in ("versions", "kernels", "threads", "topology"):
-            if state.get(name) != now[name]:
-                self.say(f"note: {name} differ from the checkpoint's ({state.get(name)} -> {now[name]}): not bitwise from here")
-
-    def _circumstances(self) -> dict[str, Any]:
-        mesh = self.mesh
-        return {
-            "topology": {"dp": mesh.dp_size, "tp": mesh.tp_size, "zero": self.recipe.parallel.zero},
-            "threads": torch.get_num_threads(),
-            "kernels": torch.backends.cpu.get_cpu_capability(),
-            "versions": {"torch": torch.__version__},
-        }
 
     # ---- running -------------------------------------------------------------------------------------------
 
@@ -180,7 +114,9 @@ class Trainer:
                     self._save()
                 if stopping and not last:
                     self._status("preempted")
-                    raise Preempted(f"stopped at step {self.step} by a signal: checkpoint written, start again to go on")
+                    raise Preempted(
+                        f"stopped at step {self.step} by a signal: checkpoint written, start again to go on"
+                    )
             self._status("done" if self.step == self.recipe.stage.steps else "stopped")
         finally:
             for number, handler in handlers.items():
@@ -204,14 +140,18 @@ class Trainer:
             clock.mark("backward")
             self.engine.step()
             clock.mark("step")
-            flops = useful_flops(recipe.model, self.loader.chat.vocab_size, self.model.channels, batch, self.model.encoder is not None)
+            flops = useful_flops(
+                recipe.model, self.loader.chat.vocab_size, self.model.channels, batch, self.model.encoder is not None
+            )
             counts.add(batch, out.loss_sum, out.weight_sum, flops)
         totals, (stops,) = counts.reduced(mesh, (float(self.stop_asked),))
         clock.mark("wait")
         self.step += 1
         loss = totals["loss_sum"] / totals["weight"] if totals["weight"] else float("nan")
         if not loss < float("inf"):
-            raise RunError(f"the loss of step {self.step} is {loss}: lower the learning rates in stage.train, or resume from an earlier checkpoint")
+            raise RunError(
+                f"the loss of step {self.step} is {loss}: lower the learning rates in stage.train, or resume from an earlier checkpoint"
+            )
         if self.log and (self.step % recipe.log.every == 0 or self.step == recipe.stage.steps):
             self._write(totals, loss, rates, clock, len(batches))
         return stops > 0
@@ -259,7 +199,7 @@ class Trainer:
         state = {
             "optimizer_steps": self.engine.optimizer_steps(),
             "loader": self.loader.state_dict(self.step),
-            **self._circumstances(),
+            **circumstances(self.recipe, self.mesh),
         }
         checkpoints.save(self.folder, self.step, self.engine, self.mesh, state, self.recipe.checkpoint.keep_last)
         self._status("running")
@@ -269,8 +209,13 @@ class Trainer:
         if not self.mesh.is_first:
             return
         put(str(self.folder / "freeze.json"), json.dumps(self.table, indent=1).encode())
-        put(str(self.folder / "versions.json"), json.dumps({**provenance(), "hardware": hardware(), "seed": self.recipe.seed}, indent=1).encode())
-        self.say(f"{self.recipe.name}: steps {self.step} -> {steps} of {self.recipe.stage.steps}, {self.mesh.dp_size} x data, {self.mesh.tp_size} x tensor parallel, ZeRO-{self.recipe.parallel.zero}")
+        put(
+            str(self.folder / "versions.json"),
+            json.dumps({**provenance(), "hardware": hardware(), "seed": self.recipe.seed}, indent=1).encode(),
+        )
+        self.say(
+            f"{self.recipe.name}: steps {self.step} -> {steps} of {self.recipe.stage.steps}, {self.mesh.dp_size} x data, {self.mesh.tp_size} x tensor parallel, ZeRO-{self.recipe.parallel.zero}"
+        )
         for row in self.table:
             what = f"trained at {row['lr']:g}" if row["trainable"] else "frozen"
             self.say(f"  {row['module']:<24} {row['parameters']:>12,} parameters  {what}")
@@ -290,7 +235,9 @@ class Trainer:
             self.log.close()
 
 
-def train(recipe: TrainRecipe, run: str | Path, mesh: Mesh, until: int | None = None, resume_from: str | None = None) -> bool:
+def train(
+    recipe: TrainRecipe, run: str | Path, mesh: Mesh, until: int | None = None, resume_from: str | None = None
+) -> bool:
     """Train a recipe into a run folder; goes on from its newest checkpoint. Returns whether there was anything to do."""
     folder = Path(run)
     steps = min(until or recipe.stage.steps, recipe.stage.steps)

@@ -64,7 +64,9 @@ class Validation:
         assert self.dataset is not None
         for index in self.chosen:
             sizes = self.dataset.sizes(index)
-            count = len(widen(self.chat.encode(self.dataset.read(index).conversation, len(sizes)), sizes, self.geometry).ids)
+            count = len(
+                widen(self.chat.encode(self.dataset.read(index).conversation, len(sizes)), sizes, self.geometry).ids
+            )
             if count > length:
                 continue
             if used + count > length:
@@ -79,7 +81,10 @@ class Validation:
             return None
         loss, weight = self._loss()
         answers = self._answers()
-        return {"numbers": {"loss": loss / weight if weight else float("nan"), "tokens": int(weight)}, "answers": answers}
+        return {
+            "numbers": {"loss": loss / weight if weight else float("nan"), "tokens": int(weight)},
+            "answers": answers,
+        }
 
     def _loss(self) -> tuple[float, float]:
         mesh, length = self.mesh, self.recipe.data.packing.length
@@ -90,7 +95,9 @@ class Validation:
                 first = (number * mesh.dp_size + mesh.dp_rank) * ROWS
                 rows = [self.rows[r] if r < len(self.rows) else [] for r in range(first, first + ROWS)]
                 ready = [[self.ready(index) for index in row] for row in rows]
-                batch = collate(ready, length, self.geometry, self.chat.pad_id, cnn=self.cnn, cached=self.features is not None)
+                batch = collate(
+                    ready, length, self.geometry, self.chat.pad_id, cnn=self.cnn, cached=self.features is not None
+                )
                 out = self.engine.forward(to_inputs(batch, mesh.device))
                 sums += torch.tensor([float(out.loss_sum), float(out.weight_sum)], dtype=torch.float64)
         sums = sums.to(mesh.device)
@@ -102,7 +109,9 @@ class Validation:
         """What the model says about the first pictures; every rank answers all of them, in lockstep."""
         assert self.dataset is not None
         prompts, rows = [], []
-        for index in self.chosen[:: max(1, len(self.chosen) // max(1, self.recipe.evaluate.pictures))][: self.recipe.evaluate.pictures]:
+        for index in self.chosen[:: max(1, len(self.chosen) // max(1, self.recipe.evaluate.pictures))][
+            : self.recipe.evaluate.pictures
+        ]:
             stored = self.dataset.read(index)
             talk = stored.conversation
             messages = None if talk.messages is None else talk.messages[:1]
@@ -125,5 +134,3 @@ class Validation:
         for row, answer in zip(rows, generator.answer(prompts, max_new=20), strict=True):
             row["text"] = answer.text
         return rows
-
-

@@ -31,7 +31,9 @@ def compose(records: list[Record], config: ComposeConfig) -> list[Record]:
         turn += 1
         while waiting and len(group) < wanted:
             record = waiting.popleft()
-            repeated = any(record.images[0].path == g.images[0].path and record.images[0].row == g.images[0].row for g in group)
+            repeated = any(
+                record.images[0].path == g.images[0].path and record.images[0].row == g.images[0].row for g in group
+            )
             mixed = (record.messages is None) != (group[0].messages is None)
             (passed if repeated or mixed else group).append(record)
         waiting.extendleft(reversed(passed))

@@ -85,9 +85,7 @@ def cut(outcomes: Iterable[Outcome], output: str, shard_size: int) -> tuple[tupl
     return tuple(entries), totals.as_dict()
 
 
-def _publish(
-    output: str, number: int, writer: ShardWriter, rows: list[dict[str, Any]], totals: Totals
-) -> ShardEntry:
+def _publish(output: str, number: int, writer: ShardWriter, rows: list[dict[str, Any]], totals: Totals) -> ShardEntry:
     name = f"{number:05d}"
     files = {
         "tar": writer.tar_bytes(),

@@ -74,7 +74,9 @@ def resize(picture: Image.Image, mode: str, size: int) -> Image.Image:
     if longest <= size:
         return picture
     scale = size / longest
-    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.LANCZOS)
+    return picture.resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.LANCZOS
+    )
 
 
 def on_canvas(picture: Image.Image, canvas: tuple[int, int]) -> Image.Image:

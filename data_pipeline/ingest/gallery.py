@@ -43,10 +43,18 @@ def show(folder: str, samples: int = 5, as_json: bool = False) -> str:
     chosen = _samples(folder, manifest, samples)
     if as_json:
         rows = [
-            {"key": key, "pictures": sizes, "text": talk.text, "messages": [[m.role, m.content] for m in talk.messages or ()], "provenance": talk.provenance}
+            {
+                "key": key,
+                "pictures": sizes,
+                "text": talk.text,
+                "messages": [[m.role, m.content] for m in talk.messages or ()],
+                "provenance": talk.provenance,
+            }
             for key, talk, _, sizes in chosen
         ]
-        return json.dumps({"name": manifest.name, "shards": len(manifest.shards), "totals": manifest.totals, "samples": rows})
+        return json.dumps(
+            {"name": manifest.name, "shards": len(manifest.shards), "totals": manifest.totals, "samples": rows}
+        )
     totals = manifest.totals
     lines = [
         f"{manifest.name}: {totals['kept']:,} samples in {len(manifest.shards)} shards, {totals['bytes'] / 2**20:.1f} MB",
@@ -69,13 +77,16 @@ def write_gallery(folder: str, out: str, limit: int = 120) -> str:
     cards = "".join(_card(*sample) for sample in _samples(folder, manifest, limit))
     totals = manifest.totals
     counts = sorted(totals["pictures_per_sample"])
-    filters = "".join(f'<label><input type="checkbox" checked value="{n}"> {n} picture{"s" if n != "1" else ""}</label>' for n in counts)
+    filters = "".join(
+        f'<label><input type="checkbox" checked value="{n}"> {n} picture{"s" if n != "1" else ""}</label>'
+        for n in counts
+    )
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(manifest.name)}</title><style>{_STYLE}</style>'
         f"<header><h1>{escape(manifest.name)}</h1><p><b>{totals['rows']:,}</b> rows in, <b>{totals['kept']:,}</b> kept in "
         f"{len(manifest.shards)} shards, <b>{sum(totals['rejected'].values()):,}</b> rejected</p><nav>{filters}</nav></header>"
-        f'<main>{cards}</main>{_rejections(folder, manifest)}<script>{_SCRIPT}</script></html>'
+        f"<main>{cards}</main>{_rejections(folder, manifest)}<script>{_SCRIPT}</script></html>"
     )
     put(out, page.encode())
     return out
@@ -83,12 +94,15 @@ def write_gallery(folder: str, out: str, limit: int = 120) -> str:
 
 def _card(key: str, talk: Conversation, pictures: list[bytes], sizes: list[str]) -> str:
     images = "".join(
-        f'<img src="{_thumbnail(data)}" alt="{escape(size)}" title="{escape(size)}" loading="lazy">' for data, size in zip(pictures, sizes, strict=True)
+        f'<img src="{_thumbnail(data)}" alt="{escape(size)}" title="{escape(size)}" loading="lazy">'
+        for data, size in zip(pictures, sizes, strict=True)
     )
     if talk.messages is None:
         text = "".join(f"<p>{escape(part)}</p>" for part in (talk.text or "").split(IMAGE_MARK) if part)
     else:
-        text = "".join(f'<p class="{m.role}">{escape(m.content.replace(IMAGE_MARK, "[picture] "))}</p>' for m in talk.messages)
+        text = "".join(
+            f'<p class="{m.role}">{escape(m.content.replace(IMAGE_MARK, "[picture] "))}</p>' for m in talk.messages
+        )
     return f'<article data-pictures="{len(pictures)}"><div class="pictures">{images}</div>{text}<small>{escape(key)}</small></article>'
 
 

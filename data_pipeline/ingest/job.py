@@ -55,7 +55,9 @@ def build(recipe: BuildRecipe, *, progress: bool = True) -> Manifest:
     if totals["rows"] != len(records):
         raise AssertionError(f"{len(records)} rows went in, {totals['rows']} came out")
     if not totals["kept"]:
-        raise UserError(f"all {totals['rows']} rows of {recipe.name} were rejected: {totals['rejected']}; see {recipe.output}/*.outcomes.parquet")
+        raise UserError(
+            f"all {totals['rows']} rows of {recipe.name} were rejected: {totals['rejected']}; see {recipe.output}/*.outcomes.parquet"
+        )
     manifest = Manifest(recipe.name, fingerprint, recipe.model_dump(mode="json"), shards, totals)
     write_manifest(recipe.output, manifest)
     if not is_remote(recipe.output):
@@ -102,7 +104,11 @@ def _check_output(recipe: BuildRecipe, fingerprint: str) -> Manifest | None:
 
 def _difference(output: str, old: dict[str, Any], recipe: BuildRecipe) -> str:
     new = recipe.model_dump(mode="json")
-    changed = [f"{key}: {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key] and key not in ("output", "ray", "name")]
+    changed = [
+        f"{key}: {old.get(key)} -> {new[key]}"
+        for key in new
+        if old.get(key) != new[key] and key not in ("output", "ray", "name")
+    ]
     what = "; ".join(changed) or "the input rows are not the same"
     return f"{output} holds another build ({what}): choose another output, or remove the folder to build anew"
 
@@ -116,7 +122,14 @@ def _run_units(recipe: BuildRecipe, records: list[Record], missing: list[int], p
     width = recipe.ray.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     size, waiting = recipe.unit_size, list(reversed(missing))
     flying: dict[Any, int] = {}
-    bar = tqdm(total=sum(len(records[n * size : (n + 1) * size]) for n in missing), unit="row", desc=recipe.name, disable=not progress, file=sys.stderr, mininterval=0.5)
+    bar = tqdm(
+        total=sum(len(records[n * size : (n + 1) * size]) for n in missing),
+        unit="row",
+        desc=recipe.name,
+        disable=not progress,
+        file=sys.stderr,
+        mininterval=0.5,
+    )
     kept = rejected = 0
     with bar:
         while waiting or flying:
@@ -135,7 +148,9 @@ def _run_units(recipe: BuildRecipe, records: list[Record], missing: list[int], p
 
 def _anchored(record: Record) -> Record:
     """The record with whole paths: workers do not stand in our working folder."""
-    images = tuple(ref if is_remote(ref.path) else replace(ref, path=os.path.abspath(ref.path)) for ref in record.images)
+    images = tuple(
+        ref if is_remote(ref.path) else replace(ref, path=os.path.abspath(ref.path)) for ref in record.images
+    )
     return replace(record, images=images)
 
 
@@ -179,4 +194,6 @@ def local_ray(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
         shutil.rmtree(neutral, ignore_errors=True)
         if not config.address:
-            shutil.rmtree(os.path.join(tempfile.gettempdir(), f"looksay-{getpass.getuser()}-{os.getpid()}"), ignore_errors=True)
+            shutil.rmtree(
+                os.path.join(tempfile.gettempdir(), f"looksay-{getpass.getuser()}-{os.getpid()}"), ignore_errors=True
+            )

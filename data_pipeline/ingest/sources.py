@@ -125,7 +125,9 @@ def _parquet(source: ParquetSource) -> Iterator[Record]:
         if any(str(values[column]) != wanted for column, wanted in source.where.items()):
             continue
         provenance = {"row": row, **{name: values[name] for name in extra}}
-        yield Record((ImageRef(path, row, source.image_column),), text=values[source.text_column], provenance=provenance)
+        yield Record(
+            (ImageRef(path, row, source.image_column),), text=values[source.text_column], provenance=provenance
+        )
 
 
 def _easy_vqa(source: EasyVqaSource) -> Iterator[Record]:
@@ -138,10 +140,14 @@ def _easy_vqa(source: EasyVqaSource) -> Iterator[Record]:
         random.Random(f"{source.seed}:{picture}").shuffle(asked)
         for start in range(0, len(asked), source.questions):
             part = asked[start : start + source.questions]
-            turns = [m for _, question, answer in part for m in (Message("user", question), Message("assistant", answer))]
+            turns = [
+                m for _, question, answer in part for m in (Message("user", question), Message("assistant", answer))
+            ]
             turns[0] = Message("user", IMAGE_MARK + turns[0].content)
             provenance = {"image_ids": [picture], "question_ids": [[number for number, _, _ in part]]}
-            yield Record((ImageRef(str(folder / "images" / f"{picture}.png")),), messages=tuple(turns), provenance=provenance)
+            yield Record(
+                (ImageRef(str(folder / "images" / f"{picture}.png")),), messages=tuple(turns), provenance=provenance
+            )
 
 
 def easy_vqa_folder() -> Path:

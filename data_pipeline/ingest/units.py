@@ -126,6 +126,12 @@ def read_unit(output: str, number: int) -> Iterator[Outcome]:
         talk = parse_body(row["body"])
         infos = tuple(ImageInfo(width, height) for width, height in row["sizes"])
         sample = Sample(
-            key_of(position), tuple(row["images"]), tuple(row["formats"]), infos, talk.text, talk.messages, talk.provenance
+            key_of(position),
+            tuple(row["images"]),
+            tuple(row["formats"]),
+            infos,
+            talk.text,
+            talk.messages,
+            talk.provenance,
         )
         yield Outcome(position, sample, None)

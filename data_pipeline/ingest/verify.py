@@ -90,7 +90,9 @@ def _index(folder: str, entry: ShardEntry, tar: bytes, index: Any, last_key: str
         for offset, size, hashed, ending in members:
             data = tar[offset : offset + size]
             if len(data) != size or digest(data) != hashed:
-                report.problems.append(f"{path}: {row['key']}{ending} (bytes {offset}-{offset + size}) does not have its hash")
+                report.problems.append(
+                    f"{path}: {row['key']}{ending} (bytes {offset}-{offset + size}) does not have its hash"
+                )
             name = tar[offset - BLOCK : offset - BLOCK + 100].rstrip(b"\0").decode("utf-8", "replace")
             if not (name.startswith(row["key"]) and name.endswith(ending)):
                 report.problems.append(f"{path}: at {offset} lies {name!r}, the index says {row['key']}{ending}")
@@ -123,7 +125,9 @@ def _outcomes(folder: str, entry: ShardEntry, outcomes: Any, rejected: dict[str,
 def _totals(manifest: Manifest, rejected: dict[str, int], report: Report) -> None:
     totals = manifest.totals
     if totals["rows"] != totals["kept"] + sum(totals["rejected"].values()):
-        report.problems.append(f"manifest.json: {totals['rows']} rows are not {totals['kept']} kept + {totals['rejected']}")
+        report.problems.append(
+            f"manifest.json: {totals['rows']} rows are not {totals['kept']} kept + {totals['rejected']}"
+        )
     if report.shards == len(manifest.shards) and (totals["kept"] != report.samples or totals["rejected"] != rejected):
         report.problems.append(
             f"manifest.json: {totals['kept']} kept, {totals['rejected']} rejected; the shards have {report.samples}, {rejected}"

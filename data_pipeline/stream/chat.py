@@ -54,7 +54,9 @@ class Chat:
 
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
-            raise UserError(f"data.tokenizer {folder} has no tokenizer.json: train one with `looksay data tokenizer`, or give a Hugging Face tokenizer folder")
+            raise UserError(
+                f"data.tokenizer {folder} has no tokenizer.json: train one with `looksay data tokenizer`, or give a Hugging Face tokenizer folder"
+            )
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception on a bad file
@@ -66,9 +68,13 @@ class Chat:
                 f"the tokenizer in {folder} has no token {', '.join(missing)}: map data.template to tokens that it has, or add them"
             )
         self.tokenizer.encode_special_tokens = True  # marks inside a text are text
-        ids = {mark: int(self.tokenizer.token_to_id(mark)) for mark in template.marks}
+        ids: dict[str, int] = {mark: self.tokenizer.token_to_id(mark) or 0 for mark in template.marks}
         self.pad_id, self.bos_id, self.end_id = ids[template.pad], ids[template.bos], ids[template.end]
-        self.user_id, self.assistant_id, self.image_id = ids[template.user], ids[template.assistant], ids[template.image]
+        self.user_id, self.assistant_id, self.image_id = (
+            ids[template.user],
+            ids[template.assistant],
+            ids[template.image],
+        )
         self.vocab_size = self.tokenizer.get_vocab_size(with_added_tokens=True)
         self._text = lru_cache(maxsize=65536)(self._encode_text)
 
@@ -136,7 +142,9 @@ class Chat:
 
     def token(self, number: int) -> str:
         """One token as text, marks shown by name."""
-        return self.tokenizer.id_to_token(int(number)) if number in self.special_ids else self.tokenizer.decode([int(number)], skip_special_tokens=False)
+        if number in self.special_ids:
+            return self.tokenizer.id_to_token(int(number)) or ""
+        return self.tokenizer.decode([int(number)], skip_special_tokens=False)
 
     @property
     def special_ids(self) -> frozenset[int]:

@@ -46,7 +46,10 @@ def widen(encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry
     is_slot = np.zeros(len(encoded.ids), bool)
     is_slot[encoded.slots] = True
     return Wide(
-        np.repeat(encoded.ids, repeats), np.repeat(encoded.labels, repeats), np.flatnonzero(np.repeat(is_slot, repeats)), grids
+        np.repeat(encoded.ids, repeats),
+        np.repeat(encoded.labels, repeats),
+        np.flatnonzero(np.repeat(is_slot, repeats)),
+        grids,
     )
 
 
@@ -99,10 +102,14 @@ class _Maker:
         start = visual = patches = 0
         for sample in samples:
             wide = widen(sample.encoded, sample.sizes, self.geometry)
-            planned = layout(tuple(sample.sizes), sample.encoded.text_tokens, sample.encoded.label_tokens, self.geometry)
+            planned = layout(
+                tuple(sample.sizes), sample.encoded.text_tokens, sample.encoded.label_tokens, self.geometry
+            )
             count = len(wide.ids)
             if count != planned.tokens or start + count > self.length:
-                raise ValueError(f"a sample of {count} tokens (planned {planned.tokens}) at {start} of a row of {self.length}")
+                raise ValueError(
+                    f"a sample of {count} tokens (planned {planned.tokens}) at {start} of a row of {self.length}"
+                )
             end = start + count
             self.ids[index, start:end] = wide.ids
             self.positions[index, start:end] = np.arange(count)

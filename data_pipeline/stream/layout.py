@@ -82,9 +82,7 @@ def grid_of(width: int, height: int, geometry: Geometry) -> tuple[int, int]:
     return rows, columns
 
 
-def layout(
-    sizes: tuple[tuple[int, int], ...], text_tokens: int, label_tokens: int, geometry: Geometry
-) -> Layout:
+def layout(sizes: tuple[tuple[int, int], ...], text_tokens: int, label_tokens: int, geometry: Geometry) -> Layout:
     """Counts of a sample with pictures of `sizes` (width, height) and `text_tokens` tokens around them.
 
     `text_tokens` counts everything but the visual tokens themselves (the mark that they replace is not counted).

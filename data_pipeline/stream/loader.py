@@ -111,7 +111,12 @@ class Loader:
     def _sample(self, draw: Draw) -> Ready:
         source, epoch, index = draw
         dataset = self.datasets[source]
-        info = {"source": self.labels[source], "epoch": epoch, "shard": dataset.shard_of(index), "key": dataset.keys[index]}
+        info = {
+            "source": self.labels[source],
+            "epoch": epoch,
+            "shard": dataset.shard_of(index),
+            "key": dataset.keys[index],
+        }
         sizes = dataset.sizes(index)
         self.seen += 1
         try:
@@ -221,7 +226,9 @@ class Loader:
         for row in planned.rows:
             for source, epoch, index in row.samples:
                 dataset = self.datasets[source]
-                sha.update(f"{epoch}\t{self.labels[source]}\t{dataset.shard_of(index)}\t{dataset.keys[index]}\n".encode())
+                sha.update(
+                    f"{epoch}\t{self.labels[source]}\t{dataset.shard_of(index)}\t{dataset.keys[index]}\n".encode()
+                )
         return sha.hexdigest()
 
     def _read_plan_log(self) -> set[int]:
@@ -240,4 +247,6 @@ class Loader:
             return
         self._logged.add(window)
         with self._plan_log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({**self.planner.window_state(window), "fingerprint": self.planner.fingerprint}) + "\n")
+            stream.write(
+                json.dumps({**self.planner.window_state(window), "fingerprint": self.planner.fingerprint}) + "\n"
+            )

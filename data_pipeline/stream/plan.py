@@ -138,7 +138,7 @@ class Planner:
         carried: list[tuple[Draw, int]] = [((s, e, i), age) for s, e, i, age in state["carry"]]
         drawn = list(state["drawn"])
         pool = [draw for draw, _ in carried]
-        ages = {draw: age for draw, age in carried}
+        ages = dict(carried)
         total = sum(int(self.tables[s].tokens[i]) for s, _, i in pool)
         capacity = settings.window_rows * settings.length
         mean = self._mean_tokens()

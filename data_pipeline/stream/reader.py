@@ -40,7 +40,11 @@ class _Lists:
 
     def __init__(self, chunks: list[Any], dtype: Any):
         self.values = np.concatenate([np.asarray(c.values, dtype) for c in chunks]) if chunks else np.zeros(0, dtype)
-        counts = np.concatenate([np.diff(np.asarray(c.offsets, np.int64)) for c in chunks]) if chunks else np.zeros(0, np.int64)
+        counts = (
+            np.concatenate([np.diff(np.asarray(c.offsets, np.int64)) for c in chunks])
+            if chunks
+            else np.zeros(0, np.int64)
+        )
         self.offsets = np.concatenate([[0], np.cumsum(counts)])
 
     def __getitem__(self, row: int) -> NDArray[Any]:
@@ -64,7 +68,9 @@ class Dataset:
         self.name = self.manifest.name
         self.fingerprint = self.manifest.fingerprint
         self.shards = [entry.name for entry in self.manifest.shards]
-        tables = [self._index(name, entry.samples) for name, entry in zip(self.shards, self.manifest.shards, strict=True)]
+        tables = [
+            self._index(name, entry.samples) for name, entry in zip(self.shards, self.manifest.shards, strict=True)
+        ]
         self.starts = np.concatenate([[0], np.cumsum([t.num_rows for t in tables])]).astype(np.int64)
 
         def plain(column: str, dtype: Any) -> NDArray[Any]:
@@ -85,7 +91,9 @@ class Dataset:
             raise UserError(f"{path} is missing: the dataset is damaged; run `looksay data verify {self.folder}`")
         table = read_table(read_bytes(path))
         if table.num_rows != samples:
-            raise UserError(f"{path} has {table.num_rows} samples, the manifest says {samples}: run `looksay data verify`")
+            raise UserError(
+                f"{path} has {table.num_rows} samples, the manifest says {samples}: run `looksay data verify`"
+            )
         return table
 
     def __len__(self) -> int:
@@ -110,7 +118,9 @@ class Dataset:
         """
         shard = self.shard_of(index)
         path = join(self.folder, f"{shard}.tar")
-        body = self._member(path, index, int(self._json[0][index]), int(self._json[1][index]), int(self._json[2][index]))
+        body = self._member(
+            path, index, int(self._json[0][index]), int(self._json[1][index]), int(self._json[2][index])
+        )
         try:
             conversation = parse_body(body)
         except (ValueError, KeyError, TypeError) as error:
@@ -149,6 +159,8 @@ def read_patiently(path: str, offset: int, size: int) -> bytes:
             raise RunError(f"{path} is gone: the dataset changed under the run; run `looksay data verify`") from None
         except OSError as error:
             if time.monotonic() > end:
-                raise RunError(f"{path} could not be read for {RETRY_SECONDS:.0f} s ({error}): check the storage") from error
+                raise RunError(
+                    f"{path} could not be read for {RETRY_SECONDS:.0f} s ({error}): check the storage"
+                ) from error
             time.sleep(pause)
             pause = min(pause * 2, 10.0)

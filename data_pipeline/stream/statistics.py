@@ -23,7 +23,9 @@ def pack_statistics(recipe: TrainRecipe, steps: int | None = None) -> dict[str, 
     rows = [row for step in range(count) for row in data.planner.step(step).rows]
     tokens = np.array([row.tokens for row in rows])
     lengths = [int(data.planner.tables[s].tokens[i]) for row in rows for s, _, i in row.samples]
-    visual = [sum(int(data.planner.tables[s].patches[i]) for s, _, i in row.samples) // data.geometry.merge**2 for row in rows]
+    visual = [
+        sum(int(data.planner.tables[s].patches[i]) for s, _, i in row.samples) // data.geometry.merge**2 for row in rows
+    ]
     pictures = Counter(int(data.planner.tables[s].images[i]) for row in rows for s, _, i in row.samples)
     batch = max(1, round(len(lengths) / len(rows)))
     padded = [max(lengths[i : i + batch]) * len(lengths[i : i + batch]) for i in range(0, len(lengths), batch)]
@@ -52,7 +54,11 @@ def pack_table(statistics: dict[str, Any]) -> str:
         f"visual tokens a row: {min(visual)} to {max(visual)}, {len(visual)} distinct values",
         f"pictures a sample: {statistics['pictures_per_sample']}",
     ]
-    lines += [f"source {name}: {count} samples are longer than a row and never drawn" for name, count in statistics["too_long"].items() if count]
+    lines += [
+        f"source {name}: {count} samples are longer than a row and never drawn"
+        for name, count in statistics["too_long"].items()
+        if count
+    ]
     return "\n".join(lines)
 
 
@@ -69,10 +75,21 @@ def stream_rows(
                 first = (micro * of + rank) * loader.rows_per_rank
                 for offset in range(loader.rows_per_rank):
                     number = first + offset
-                    line: dict[str, Any] = {"step": step, "micro": micro, "rank": rank, "row": number if number < len(planned.rows) else -1}
+                    line: dict[str, Any] = {
+                        "step": step,
+                        "micro": micro,
+                        "rank": rank,
+                        "row": number if number < len(planned.rows) else -1,
+                    }
                     if batches is not None:
                         info = batches[micro].rows[offset]
-                        line |= {"samples": list(info.samples), "tokens": info.tokens, "visual": info.visual, "patches": info.patches, "labels": info.labels}
+                        line |= {
+                            "samples": list(info.samples),
+                            "tokens": info.tokens,
+                            "visual": info.visual,
+                            "patches": info.patches,
+                            "labels": info.labels,
+                        }
                     else:
                         line |= _planned_row(loader, planned.rows[number] if number < len(planned.rows) else None)
                     yield {**line, "step_labels": int(planned.denominator)}
@@ -86,7 +103,14 @@ def _planned_row(loader: Loader, row: Any) -> dict[str, Any]:
     samples = []
     for source, epoch, index in row.samples:
         dataset = loader.datasets[source]
-        samples.append({"source": loader.labels[source], "epoch": epoch, "shard": dataset.shard_of(index), "key": dataset.keys[index]})
+        samples.append(
+            {
+                "source": loader.labels[source],
+                "epoch": epoch,
+                "shard": dataset.shard_of(index),
+                "key": dataset.keys[index],
+            }
+        )
     tables = loader.planner.tables
     return {
         "samples": samples,

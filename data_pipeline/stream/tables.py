@@ -60,7 +60,9 @@ def sample_table(dataset: Dataset, label: str, chat: Chat, geometry: Geometry) -
         distinct, which = np.unique(sizes, axis=0, return_inverse=True)
         grids = [grid_of(int(w), int(h), geometry) for w, h in distinct]
         visual_of_size = np.array([rows * columns for rows, columns in grids], np.int64)
-    running = np.concatenate([[0], np.cumsum(visual_of_size[which.reshape(-1)])]) if len(sizes) else np.zeros(1, np.int64)
+    running = (
+        np.concatenate([[0], np.cumsum(visual_of_size[which.reshape(-1)])]) if len(sizes) else np.zeros(1, np.int64)
+    )
     offsets = dataset.widths.offsets
     visual = (running[offsets[1:]] - running[offsets[:-1]]).astype(np.int32)
     # A sample that the tokenizer pass could not read has no length, and is never drawn.

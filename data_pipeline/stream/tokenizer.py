@@ -22,7 +22,7 @@ def texts_of(dataset: Dataset) -> Iterator[str]:
 
 
 def train_tokenizer(
-    folders: Sequence[str], out: str, vocab_size: int = 2048, template: TemplateConfig = TemplateConfig()
+    folders: Sequence[str], out: str, vocab_size: int = 2048, template: TemplateConfig | None = None
 ) -> int:
     """Write OUT/tokenizer.json (and the config that makes it a Hugging Face folder). Returns the vocabulary's size.
 
@@ -31,6 +31,7 @@ def train_tokenizer(
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    template = template or TemplateConfig()
     least = 256 + len(template.marks)
     if vocab_size < least:
         raise UserError(f"vocabulary {vocab_size} is too small: 256 bytes and {len(template.marks)} marks need {least}")

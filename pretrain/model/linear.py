@@ -63,7 +63,10 @@ class Builder:
 
 
 def mark(parameter: nn.Parameter, logical: LogicalTensor) -> None:
+    """Give a parameter its logical place. DeepSpeed's norm reads `tensor_model_parallel`: cut parameters are summed over
+    TP ranks, replicated ones counted once (without it the norm, and so the clipping, is wrong under TP)."""
     parameter.looksay_logical = logical  # type: ignore[attr-defined]
+    parameter.tensor_model_parallel = logical.axis is not None  # type: ignore[attr-defined]
 
 
 def logical_of(parameter: nn.Parameter) -> LogicalTensor:
@@ -168,7 +171,13 @@ class WholeLinear(nn.Module):
     """
 
     def __init__(
-        self, build: Builder, name: str, inputs: int, outputs: int, bias: bool = False, std: float | None = None,
+        self,
+        build: Builder,
+        name: str,
+        inputs: int,
+        outputs: int,
+        bias: bool = False,
+        std: float | None = None,
         partial: bool = False,
     ):
         super().__init__()

@@ -3,13 +3,16 @@
 Linear, MLP (LLaVA-1.5), pixel-shuffle MLP (InternVL). Replicated over TP: small beside the decoder.
 """
 
+from collections.abc import Callable
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.model import LinearProjector, MlpProjector, PixelShuffleMlpProjector
 from pretrain.model.linear import Builder, Norm, WholeLinear
 
-ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu}
 
 
 class Mlp(nn.Module):
@@ -21,7 +24,7 @@ class Mlp(nn.Module):
         self.norm = Norm(build, "projector.norm", inputs, 1e-5, "layer") if norm else None
         sizes = [inputs, *([hidden] * (depth - 1)), width]
         self.layers = nn.ModuleList(
-            WholeLinear(build, f"projector.layers.{i}", a, b, bias=True) for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+            WholeLinear(build, f"projector.layers.{i}", a, b, bias=True) for i, (a, b) in enumerate(pairwise(sizes))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -51,11 +51,11 @@ class VisionTransformer(nn.Module):
         self.theta, self.head, self.channels = config.rope_theta, config.width // config.heads, config.width
         cut = build.tp_size > 1 and config.heads % build.tp_size == 0 and config.mlp_width % build.tp_size == 0
         if build.tp_size > 1 and not cut:
-            log.info("encoder: %d heads are not divided by tp %d: kept whole on every rank", config.heads, build.tp_size)
+            log.info(
+                "encoder: %d heads are not divided by tp %d: kept whole on every rank", config.heads, build.tp_size
+            )
         self.embed = WholeLinear(build, "encoder.embed", 3 * config.patch**2, config.width, bias=True)
-        self.blocks = nn.ModuleList(
-            VisionBlock(build, f"encoder.blocks.{i}", config, cut) for i in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(VisionBlock(build, f"encoder.blocks.{i}", config, cut) for i in range(config.depth))
         self.norm = Norm(build, "encoder.norm", config.width, config.norm_eps, "layer")
 
     def forward(self, patches: Tensor, positions: Tensor, bounds: np.ndarray, dtype: torch.dtype) -> Tensor:

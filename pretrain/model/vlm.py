@@ -32,7 +32,9 @@ class Output(NamedTuple):
 class VisionLanguageModel(nn.Module):
     """A composition; which one is `config`. Parameters are named encoder.*, projector.*, decoder.*."""
 
-    def __init__(self, config: ModelConfig, vocabulary: int, build: Builder, math: torch.dtype, features_only: bool = False):
+    def __init__(
+        self, config: ModelConfig, vocabulary: int, build: Builder, math: torch.dtype, features_only: bool = False
+    ):
         super().__init__()
         self.math, self.merge = math, config.merge
         self.encoder: VisionTransformer | None = None

@@ -20,10 +20,14 @@ def data(root: Path) -> str:
             continue
         totals = read_manifest(str(path)).totals
         pictures = ", ".join(f"{n} with {k}" for k, n in totals["pictures_per_sample"].items())
-        rejected = "".join(f"<li>{escape(reason)}: {count:,}</li>" for reason, count in totals["rejected"].items()) or "<li>none rejected</li>"
+        rejected = (
+            "".join(f"<li>{escape(reason)}: {count:,}</li>" for reason, count in totals["rejected"].items())
+            or "<li>none rejected</li>"
+        )
         count = totals["kept"]
         shown = "".join(
-            f'<img src="{thumbnail(str(path), i * count // 12, 0, 64)}" alt="" width="64" height="64" loading="lazy">' for i in range(min(12, count))
+            f'<img src="{thumbnail(str(path), i * count // 12, 0, 64)}" alt="" width="64" height="64" loading="lazy">'
+            for i in range(min(12, count))
         )
         out.append(
             f'<article class="wide"><h3>{escape(path.name)}</h3><p><b>{totals["rows"]:,}</b> rows in, <b>{count:,}</b> kept; samples by pictures: {escape(pictures)}</p>'
@@ -49,9 +53,17 @@ def packing(stages: dict[str, Path]) -> str:
         rows = found["rows_to_scale"]
         alone = [[tokens] for row in rows for tokens in row][: len(rows)]
         out.append(
-            f'<h3>{escape(name)}</h3>'
-            + rows_to_scale(alone, found["longest_sample"], f"padded to the longest sample ({found['longest_sample']} tokens): fill {found['padded_fill']:.1%}")
-            + rows_to_scale(rows, found["length"], f"packed into rows of {found['length']}: fill {found['fill']:.1%}, {found['samples_per_row']:.1f} samples a row")
+            f"<h3>{escape(name)}</h3>"
+            + rows_to_scale(
+                alone,
+                found["longest_sample"],
+                f"padded to the longest sample ({found['longest_sample']} tokens): fill {found['padded_fill']:.1%}",
+            )
+            + rows_to_scale(
+                rows,
+                found["length"],
+                f"packed into rows of {found['length']}: fill {found['fill']:.1%}, {found['samples_per_row']:.1f} samples a row",
+            )
         )
     return f'<section id="packing"><h2>Padded and packed, to scale</h2>{"".join(out)}</section>' if out else ""
 
@@ -67,7 +79,11 @@ def curves(stages: dict[str, Path]) -> str:
         losses[f"{name} held-out"] = [(r["step"], r["validation"]["loss"]) for r in rows if "validation" in r]
         speed[name] = [(r["step"], r["tokens_per_s"]) for r in rows if "loss" in r]
         norms[name] = [(r["step"], r["grad_norm"]) for r in rows if "loss" in r]
-    charts = line_chart("loss per label token", losses) + line_chart("real tokens a second", speed, zero=True) + line_chart("gradient norm", norms, zero=True)
+    charts = (
+        line_chart("loss per label token", losses)
+        + line_chart("real tokens a second", speed, zero=True)
+        + line_chart("gradient norm", norms, zero=True)
+    )
     return f'<section id="curves"><h2>Learning</h2>{charts}</section>' if charts else ""
 
 
@@ -78,7 +94,11 @@ def freeze(stages: dict[str, Path]) -> str:
         for row in read_json(run / "freeze.json") or []:
             state = f"trained at {row['lr']:g}" if row["trainable"] else "frozen"
             body += f"<tr><td>{escape(name)}</td><th>{escape(row['module'])}</th><td>{row['parameters']:,}</td><td>{state}</td></tr>"
-    return f'<section id="freeze"><h2>What trained</h2><table><tr><th>stage</th><th>part</th><th>parameters</th><th></th></tr>{body}</table></section>' if body else ""
+    return (
+        f'<section id="freeze"><h2>What trained</h2><table><tr><th>stage</th><th>part</th><th>parameters</th><th></th></tr>{body}</table></section>'
+        if body
+        else ""
+    )
 
 
 def resume(root: Path) -> str:
@@ -89,8 +109,8 @@ def resume(root: Path) -> str:
     verdict = "equal, bit for bit" if found["bitwise"] else "NOT equal"
     return (
         f'<section id="resume"><h2>Killed and resumed</h2><p>From the caption checkpoint of step {found["first"]} a second run trained on; one of its ranks was '
-        f'killed at step {found["killed_at"]} and the run resumed. At step {found["last"]} its weights and the undisturbed run\'s are <b>{verdict}</b> '
-        f'(SHA-256 {escape(found["found"][:16])}... and {escape(found["expected"][:16])}...).</p></section>'
+        f"killed at step {found['killed_at']} and the run resumed. At step {found['last']} its weights and the undisturbed run's are <b>{verdict}</b> "
+        f"(SHA-256 {escape(found['found'][:16])}... and {escape(found['expected'][:16])}...).</p></section>"
     )
 
 
@@ -102,9 +122,13 @@ def configuration(stages: dict[str, Path]) -> str:
         if versions:
             hardware = versions.get("hardware", {})
             packages = ", ".join(f"{k} {v}" for k, v in versions.get("versions", {}).items())
-            out.append(f"<p>{escape(name)}: seed {versions.get('seed')}, commit {escape(str(versions.get('commit')))}, {escape(str(hardware.get('name')))} ({hardware.get('cores')} cores), {escape(packages)}</p>")
+            out.append(
+                f"<p>{escape(name)}: seed {versions.get('seed')}, commit {escape(str(versions.get('commit')))}, {escape(str(hardware.get('name')))} ({hardware.get('cores')} cores), {escape(packages)}</p>"
+            )
         if config.exists():
-            out.append(f"<details><summary>{escape(name)}: resolved recipe</summary><pre>{escape(config.read_text(encoding='utf-8'))}</pre></details>")
+            out.append(
+                f"<details><summary>{escape(name)}: resolved recipe</summary><pre>{escape(config.read_text(encoding='utf-8'))}</pre></details>"
+            )
     return f'<section id="configuration"><h2>Configuration</h2>{"".join(out)}</section>' if out else ""
 
 
@@ -114,7 +138,9 @@ def status(stages: dict[str, Path]) -> str:
     for name, run in stages.items():
         found = read_json(run / "status.json")
         if found:
-            parts.append(f'<span class="state {escape(found["state"])}">{escape(name)}: {escape(found["state"])}, step {found["step"]} of {found["steps"]}</span>')
+            parts.append(
+                f'<span class="state {escape(found["state"])}">{escape(name)}: {escape(found["state"])}, step {found["step"]} of {found["steps"]}</span>'
+            )
     return f'<p class="status">{" ".join(parts)}</p>' if parts else ""
 
 
@@ -130,6 +156,6 @@ def summary_line(root: Path) -> str:
     found = json.loads(path.read_bytes())
     return (
         f'<p class="lead">easy-VQA test accuracy <b>{found["vqa"]["accuracy"]:.1%}</b> where text alone reaches {found["vqa"]["text_only"]:.1%}; '
-        f'{found["image_swap"]["pair_accuracy"]:.1%} of picture pairs answered rightly; caption retrieval among 100 {found["caption"]["retrieval_at_1_of_100"]:.0%}; '
-        f'{found["train"]["real_tokens_per_s"]:,.0f} real tokens a second; {found["seconds"]["total"]:.0f} s in all.</p>'
+        f"{found['image_swap']['pair_accuracy']:.1%} of picture pairs answered rightly; caption retrieval among 100 {found['caption']['retrieval_at_1_of_100']:.0%}; "
+        f"{found['train']['real_tokens_per_s']:,.0f} real tokens a second; {found['seconds']['total']:.0f} s in all.</p>"
     )

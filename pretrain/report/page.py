@@ -31,7 +31,9 @@ def write_report(roots: Sequence[Path]) -> Path:
     for root in roots:
         found = stages_of(root)
         if not found and not (root / "data").is_dir():
-            raise UserError(f"{root} is neither a run nor a demo folder: give a folder made by `looksay train` or `looksay demo`")
+            raise UserError(
+                f"{root} is neither a run nor a demo folder: give a folder made by `looksay train` or `looksay demo`"
+            )
         for name, run in found.items():
             stages[name if name not in stages else f"{root.name}/{name}"] = run
     path = roots[0] / "report.html"

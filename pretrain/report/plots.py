@@ -39,7 +39,11 @@ def line_chart(title: str, series: dict[str, Sequence[tuple[float, float]]], uni
     for number, points in enumerate(kept.values()):
         path = " ".join(place(x, y) for x, y in points)
         parts.append(f'<polyline class="s{number % 4}" points="{path}"/>')
-    legend = "".join(f'<span class="key s{n % 4}">{escape(name)}</span>' for n, name in enumerate(kept)) if len(kept) > 1 else ""
+    legend = (
+        "".join(f'<span class="key s{n % 4}">{escape(name)}</span>' for n, name in enumerate(kept))
+        if len(kept) > 1
+        else ""
+    )
     label = escape(f"{title}{f' ({unit})' if unit else ''}")
     return (
         f'<figure class="chart"><figcaption>{label} {legend}</figcaption>'
@@ -62,7 +66,9 @@ def rows_to_scale(rows: Sequence[Sequence[int]], length: int, title: str) -> str
         parts.append(f'<rect class="waste" x="0" y="{y}" width="{WIDTH}" height="{tall}" rx="2"/>')
         for place, tokens in enumerate(segments):
             width = tokens / length * WIDTH
-            parts.append(f'<rect class="seg c{place % 4}" x="{x:.1f}" y="{y}" width="{max(0.5, width - 0.8):.1f}" height="{tall}" rx="2"/>')
+            parts.append(
+                f'<rect class="seg c{place % 4}" x="{x:.1f}" y="{y}" width="{max(0.5, width - 0.8):.1f}" height="{tall}" rx="2"/>'
+            )
             x += width
     label = escape(title)
     return (

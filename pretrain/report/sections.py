@@ -35,7 +35,11 @@ def swap(run: Path) -> str:
         tabs, panels = [], []
         for place, face in enumerate(row["faces"]):
             name = f"swap{number}"
-            source = blank(tuple(shown["blank"]), 160) if face["sample"] < 0 else thumbnail(shown["dataset"], face["sample"], face["number"], 160)
+            source = (
+                blank(tuple(shown["blank"]), 160)
+                if face["sample"] < 0
+                else thumbnail(shown["dataset"], face["sample"], face["number"], 160)
+            )
             alt = "a blank picture" if face["sample"] < 0 else f"picture {place + 1}"
             checked = " checked" if place == 0 else ""
             tabs.append(
@@ -46,8 +50,12 @@ def swap(run: Path) -> str:
                 f'<li><span class="word">{escape(str(word).strip() or "?")}</span><span class="bar" style="--p:{share}"></span>{share:.0%}</li>'
                 for word, share in face["top"]
             )
-            panels.append(f'<div class="panel p{place}"><p class="answer">{escape(face["answer"])}</p><ol class="bars">{bars}</ol></div>')
-        out.append(f'<div class="swap"><p class="question">{escape(row["question"])}</p>{"".join(tabs)}{"".join(panels)}</div>')
+            panels.append(
+                f'<div class="panel p{place}"><p class="answer">{escape(face["answer"])}</p><ol class="bars">{bars}</ol></div>'
+            )
+        out.append(
+            f'<div class="swap"><p class="question">{escape(row["question"])}</p>{"".join(tabs)}{"".join(panels)}</div>'
+        )
     return f'<section id="swap"><h2>Does it look? Choose a picture</h2>{"".join(out)}</section>'
 
 
@@ -67,7 +75,9 @@ def over_time(root: Path, stages: dict[str, Path]) -> str:
         cards = []
         for index, said in list(by_index.items())[:6]:
             latest = {row["step"]: row for row in said}
-            lines = "".join(f"<li><b>{step}</b> {escape(row['text'])[:120]}</li>" for step, row in sorted(latest.items()))
+            lines = "".join(
+                f"<li><b>{step}</b> {escape(row['text'])[:120]}</li>" for step, row in sorted(latest.items())
+            )
             prompt = f'<p class="question">{escape(said[0]["prompt"])}</p>' if said[0]["prompt"] else ""
             cards.append(
                 f'<article><img src="{thumbnail(source, index)}" alt="" width="96" height="96">{prompt}'
@@ -120,7 +130,9 @@ def captions(run: Path, most: int = 24) -> str:
         f'<p class="answer">{escape(row["said"])}</p><p class="truth">truth: {escape(row["truth"])}<br>found: {escape(row["retrieved"])}</p></article>'
         for row in chosen
     )
-    return f'<section id="captions"><h2>Held-out pictures, mistakes first</h2><div class="cards">{cards}</div></section>'
+    return (
+        f'<section id="captions"><h2>Held-out pictures, mistakes first</h2><div class="cards">{cards}</div></section>'
+    )
 
 
 def scores(stages: dict[str, Path]) -> str:
@@ -134,8 +146,13 @@ def scores(stages: dict[str, Path]) -> str:
             vqa, test = result["vqa"], result["image_swap"]
             rows = [("all", vqa["accuracy"], vqa["text_only"])]
             rows += [(name, share, vqa["text_only_by_type"][name]) for name, share in vqa["by_type"].items()]
-            body = "".join(f"<tr><th>{escape(name.replace('_', '/'))}</th><td>{a:.1%}</td><td>{b:.1%}</td></tr>" for name, a, b in rows)
-            out.append(f'<h2>Questions</h2><table><tr><th></th><th>model</th><th>text only</th></tr>{body}</table><p>Each question in a fresh conversation, answer free-running, {vqa["questions"]:,} test questions. Always saying the commonest answer: {vqa["majority"]:.1%}.</p>')
+            body = "".join(
+                f"<tr><th>{escape(name.replace('_', '/'))}</th><td>{a:.1%}</td><td>{b:.1%}</td></tr>"
+                for name, a, b in rows
+            )
+            out.append(
+                f"<h2>Questions</h2><table><tr><th></th><th>model</th><th>text only</th></tr>{body}</table><p>Each question in a fresh conversation, answer free-running, {vqa['questions']:,} test questions. Always saying the commonest answer: {vqa['majority']:.1%}.</p>"
+            )
             out.append(
                 "<h2>Image swap</h2><table><tr><th>picture shown</th><th>loss of the true answer</th></tr>"
                 f"<tr><th>its own</th><td>{test['right']:.3f}</td></tr><tr><th>another, with another answer</th><td>{test['wrong']:.3f}</td></tr>"
@@ -146,5 +163,7 @@ def scores(stages: dict[str, Path]) -> str:
         if "caption" in result:
             name = next(key for key in result["caption"] if key.startswith("retrieval"))
             low, high = result["caption"]["interval"]
-            out.append(f"<h2>Caption retrieval</h2><p>The right caption among {name.rsplit('_', 1)[-1]}: <b>{result['caption'][name]:.1%}</b> (95 % interval {low:.1%} to {high:.1%}; chance {result['caption']['chance']:.0%}).</p>")
+            out.append(
+                f"<h2>Caption retrieval</h2><p>The right caption among {name.rsplit('_', 1)[-1]}: <b>{result['caption'][name]:.1%}</b> (95 % interval {low:.1%} to {high:.1%}; chance {result['caption']['chance']:.0%}).</p>"
+            )
     return f'<section id="scores">{"".join(out)}</section>' if out else ""

@@ -18,7 +18,10 @@ BOUND = {"fp32": 2e-5, "bf16": 4e-3}
 @pytest.fixture(scope="module")
 def alone(pool: Pool) -> dict[str, dict]:
     """One process, ZeRO-0's nearest (stage 1 in bf16): the reference."""
-    return {precision: pool.run(CASES + "train", 1, zero=1 if precision == "bf16" else 0, precision=precision)[0] for precision in BOUND}
+    return {
+        precision: pool.run(CASES + "train", 1, zero=1 if precision == "bf16" else 0, precision=precision)[0]
+        for precision in BOUND
+    }
 
 
 def same(found: dict, wanted: dict, bound: float) -> None:

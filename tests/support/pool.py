@@ -34,7 +34,7 @@ def _serve(pipe: Connection) -> None:
     import megatron.core  # noqa: F401
 
     from pretrain.mesh import destroy_mesh, init_mesh
-    from tests.support.ranks import place_of
+    from tests.support.ranks import forget_models, place_of
 
     pipe.send("ready")
     while True:
@@ -43,6 +43,7 @@ def _serve(pipe: Connection) -> None:
             return
         target, rank, ranks, tp, store, seconds, arguments = task
         try:
+            forget_models()
             mesh = init_mesh(place_of(rank, ranks), tp, seconds, init_method=f"file://{store}")
             module, name = target.split(":")
             result = getattr(importlib.import_module(module), name)(mesh, **arguments)

@@ -1,6 +1,7 @@
 """Small models, samples and batches for numerics tests: no dataset, no tokenizer, no file."""
 
 from collections.abc import Sequence
+
 import numpy as np
 
 from configs.model import DecoderConfig, ModelConfig, NativeViT, PixelShuffleMlpProjector
@@ -35,7 +36,16 @@ def sample(seed: int, pictures: Sequence[tuple[int, int]] = ((16, 8),), text: in
 
 def rows_of(kind: str = "mixed") -> list[list[Ready]]:
     """Eight rows: `mixed` sizes and numbers of pictures, `pictures` only, `text` only, `uneven` (1 against 4)."""
-    sizes = [((16, 8),), ((8, 8), (24, 16)), (), ((8, 24),), ((16, 16), (8, 8), (16, 8)), ((24, 8),), (), ((8, 16), (8, 8))]
+    sizes = [
+        ((16, 8),),
+        ((8, 8), (24, 16)),
+        (),
+        ((8, 24),),
+        ((16, 16), (8, 8), (16, 8)),
+        ((24, 8),),
+        (),
+        ((8, 16), (8, 8)),
+    ]
     if kind == "pictures":
         sizes = [((8, 8),) * (1 + n % 3) for n in range(8)]
     elif kind == "text":
@@ -44,10 +54,14 @@ def rows_of(kind: str = "mixed") -> list[list[Ready]]:
         sizes = [((16, 8), (8, 8)) if n % 2 == 0 else () for n in range(8)]
     elif kind == "uneven":
         sizes = [((16, 8),) if n % 2 == 0 else ((8, 8), (16, 16), (24, 8), (8, 16)) for n in range(8)]
-    return [[sample(10 * n, s), sample(10 * n + 1, s[:1], 5 + n), sample(10 * n + 2, (), 4)] for n, s in enumerate(sizes)]
+    return [
+        [sample(10 * n, s), sample(10 * n + 1, s[:1], 5 + n), sample(10 * n + 2, (), 4)] for n, s in enumerate(sizes)
+    ]
 
 
-def batch_of(rows: Sequence[Sequence[Ready]], denominator: float | None = None, numbers: Sequence[int] | None = None) -> Batch:
+def batch_of(
+    rows: Sequence[Sequence[Ready]], denominator: float | None = None, numbers: Sequence[int] | None = None
+) -> Batch:
     return collate(rows, LENGTH, GEOMETRY, PAD, cnn=False, denominator=denominator, numbers=numbers)
 
 
