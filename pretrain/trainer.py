@@ -16,13 +16,16 @@ from configs.errors import RunError
 from configs.load import dump_recipe
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
+from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.loader import Loader
 from pretrain import checkpoint as checkpoints
 from pretrain.engine import Engine
 from pretrain.loss import StepCounts, micro_loss
+from pretrain.memory import is_out_of_memory, out_of_memory
 from pretrain.mesh import Mesh, hardware, matmul_peak
 from pretrain.metrics import MetricsLog, useful_flops, write_status
-from pretrain.model.inputs import to_inputs
+from pretrain.model.inputs import Inputs, to_inputs
+from pretrain.model.vlm import Output
 from pretrain.optim import make_optimizer, rate_scale, set_rates
 from pretrain.provenance import provenance
 from pretrain.run_folder import check_run_folder
@@ -134,12 +137,7 @@ class Trainer:
         for batch in batches:
             inputs = to_inputs(batch, mesh.device)
             clock.mark("inputs")
-            out = self.engine.forward(inputs)
-            clock.mark("forward")
-            self.engine.backward(micro_loss(out.loss_sum, batch.denominator, mesh.dp_size))
-            clock.mark("backward")
-            self.engine.step()
-            clock.mark("step")
+            out = self._micro_step(batch, inputs, clock)
             flops = useful_flops(
                 recipe.model, self.loader.chat.vocab_size, self.model.channels, batch, self.model.encoder is not None
             )
@@ -155,6 +153,26 @@ class Trainer:
         if self.log and (self.step % recipe.log.every == 0 or self.step == recipe.stage.steps):
             self._write(totals, loss, rates, clock, len(batches))
         return stops > 0
+
+    def _micro_step(self, batch: Batch, inputs: Inputs, clock: Clock) -> Output:
+        """Forward, backward and (at the last one of a step) update.
+
+        Raises:
+            RunError: memory ran out; says where it goes.
+        """
+        try:
+            out = self.engine.forward(inputs)
+            clock.mark("forward")
+            self.engine.backward(micro_loss(out.loss_sum, batch.denominator, self.mesh.dp_size))
+            clock.mark("backward")
+            self.engine.step()
+            clock.mark("step")
+            return out
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            vocabulary = self.loader.chat.vocab_size
+            raise RunError(out_of_memory(self.recipe, self.mesh, batch, self.table, vocabulary)) from error
 
     def _write(self, totals: dict[str, float], loss: float, rates: dict[str, float], clock: Clock, micro: int) -> None:
         assert self.log is not None
