@@ -1,0 +1,15 @@
+"""Where ranks run and how they start. Standard library only: it answers on a login node.
+
+```
+   torchrun, srun or our own launch
+                |
+   environment of each rank (RANK, WORLD_SIZE, MASTER_ADDR, ... or SLURM_*)
+                |
+   place: rank, world, node, address          None: this process stands alone
+                |
+   pretrain/mesh.py makes groups of it
+```
+
+place.py   which rank this process is, read from torchrun's, SLURM's or our launcher's environment
+launch.py  local ranks: a fresh port, a log each, all ended when one fails, and what that one said last
+"""
