@@ -1,0 +1,25 @@
+"""What a run trains on: a plan over lengths first, bytes only for the rows that are asked for.
+
+```
+tokens: counts per dataset --> tables --> plan (mixture, packing) --> step: rows of (source, epoch, index)
+              ^                  ^                                                    |
+            chat               layout                    reader --> images --> collate --> batch
+              ^                                                \\______ loader ______/
+          tokenizer
+```
+
+tokenizer.py   trains the small byte-level BPE tokenizer
+chat.py        messages -> token ids, learned tokens, places of pictures
+tokens.py      token counts of a dataset, made once and kept beside it
+layout.py      size of a picture -> its visual tokens: the function that planner and collator share
+tables.py      a recipe's data, opened: datasets, chat, geometry, planner
+mixture.py     which source each draw comes from
+packing.py     samples into rows of fixed length
+plan.py        lengths -> rows -> optimizer steps; the same on any number of ranks
+reader.py      random access to a dataset folder, every member checked against its hash
+images.py      stored bytes -> pixels -> grid -> patches
+collate.py     samples -> batch, with exactly the planned counts
+batch.py       the one object that the model eats
+loader.py      batches of one data-parallel rank, a step ahead
+statistics.py  fill, distribution and rows of a plan, for people
+"""
