@@ -1,11 +1,15 @@
-"""Where ranks run: who started this process, and how to start more.
+"""Where ranks run and how they start. Standard library only: it answers on a login node.
 
 ```
-torchrun | srun | launch --environment--> place: rank, world, address
-                   |
-            rank-N.log, echo of rank 0, first failure named, the rest ended
+   torchrun, srun or our own launch
+                |
+   environment of each rank (RANK, WORLD_SIZE, MASTER_ADDR, ... or SLURM_*)
+                |
+   place: rank, world, node, address          None: this process stands alone
+                |
+   pretrain/mesh.py makes groups of it
 ```
 
-place.py   which rank this process is, from the environment of torchrun, SLURM or our launcher
-launch.py  starts ranks on this machine, watches them, says what went wrong
+place.py   which rank this process is, read from torchrun's, SLURM's or our launcher's environment
+launch.py  local ranks: a fresh port, a log each, all ended when one fails, and what that one said last
 """
