@@ -28,6 +28,7 @@ from data_pipeline.storage import put, put_file
 from pretrain.engine import KINDS, Engine
 from pretrain.mesh import Mesh
 from pretrain.model.linear import logical_of
+from pretrain.run_folder import steps_of
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -130,12 +131,6 @@ def prune(run: Path, keep_last: int) -> None:
     """Remove all but the newest `keep_last` committed checkpoints."""
     for step in steps_of(run)[:-keep_last]:
         shutil.rmtree(step_folder(run, step))
-
-
-def steps_of(run: Path) -> list[int]:
-    """Steps with a committed checkpoint, ascending."""
-    found = (run / "checkpoints").glob("step-*/COMMIT")
-    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
 
 def problem_of(folder: Path) -> str | None:

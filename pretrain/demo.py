@@ -18,6 +18,7 @@ from pretrain.demo_segment import run_segment
 from pretrain.demo_summary import write_summary
 from pretrain.report.live import Refresher
 from pretrain.report.page import write_report
+from pretrain.run_folder import steps_of
 from pretrain.session import run_jobs
 
 DATASETS = ("emoji_train", "emoji_heldout", "vqa_train", "vqa_test")
@@ -139,8 +140,6 @@ def build_data(root: Path) -> None:
 
 def train_and_evaluate(root: Path, caption: TrainRecipe, sft: TrainRecipe) -> None:
     """All that is not done yet, in one start of the ranks."""
-    from pretrain.checkpoint import steps_of
-
     jobs: list[dict[str, Any]] = []
     for name, recipe in (("caption", caption), ("sft", sft)):
         if recipe.stage.steps in steps_of(root / name):

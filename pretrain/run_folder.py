@@ -13,6 +13,12 @@ FREE = ("parallel", "log", "checkpoint", "evaluate", "name")
 """Parts of a recipe that may change between the starts of a run: topology, logging, pace."""
 
 
+def steps_of(run: Path) -> list[int]:
+    """Steps with a committed checkpoint, ascending."""
+    found = (run / "checkpoints").glob("step-*/COMMIT")
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+
+
 def check_run_folder(folder: Path, recipe: TrainRecipe) -> None:
     """The folder is new, or holds this very run.
 

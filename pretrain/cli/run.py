@@ -113,8 +113,13 @@ def _train(args: argparse.Namespace) -> int:
         print(dump_recipe(recipe), end="")
         return DONE
     from data_pipeline.storage import put
+    from pretrain.run_folder import steps_of
     from pretrain.session import run_jobs
 
+    wanted, done = min(args.until or recipe.stage.steps, recipe.stage.steps), steps_of(Path(run))
+    if done and done[-1] >= wanted:  # ranks need ten seconds to start: not for nothing
+        print(f"{run} has step {done[-1]} of {recipe.stage.steps} already: nothing to train")
+        return DONE
     resolved = Path(run) / "logs" / "recipe.yaml"
     put(str(resolved), dump_recipe(recipe).encode())
     job = {"verb": "train", "recipe": str(resolved), "run": run, "until": args.until, "resume_from": args.resume_from}

@@ -12,7 +12,7 @@ from tests.numerics.cases import joined
 from tests.support.pool import Pool
 
 CASES = "tests.numerics.cases:"
-BOUND = {"fp32": 2e-5, "bf16": 4e-3}
+BOUND = {"fp32": 1e-6, "bf16": 4e-3}
 
 
 @pytest.fixture(scope="module")
