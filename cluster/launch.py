@@ -10,11 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,9 @@ from configs.errors import FAILED, NO_REQUEUE, REQUEUE, USAGE, RunError
 LAST_LINES = 20
 GRACE_SECONDS = 10.0
 CARRIED = (USAGE, REQUEUE, NO_REQUEUE)
+START = "--- start"
+LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "gloo::", "NCCL error")
+LIBC = ctypes.CDLL(None)  # loaded before any fork: a child may not wait for the loader's lock
 
 
 class RankFailure(RunError):
@@ -31,9 +33,13 @@ class RankFailure(RunError):
     def __init__(self, rank: int, status: int, log: Path, lines: Sequence[str]):
         self.rank, self.status, self.log = rank, status, log
         self.exit_code = status if status in CARRIED else FAILED
-        what = f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
-        shown = "".join(f"\n    {line}" for line in lines)
-        super().__init__(f"rank {rank} ended with {what}; all of its output: {log}; its last lines:{shown}")
+        what = f"exit code {status}" if status >= 0 else f"signal {-status} ({_name_of_signal(-status)})"
+        shown = "".join(f"\n    {line}" for line in lines) or " none"
+        super().__init__(f"rank {rank} ended with {what}; its last lines:{shown}\n  full log: {log}")
+
+
+def _name_of_signal(number: int) -> str:
+    return next((one.name for one in signal.Signals if one == number), "unnamed")
 
 
 def free_port() -> int:
@@ -70,7 +76,7 @@ def launch(
     try:
         for rank in range(ranks):
             log = (folder / f"rank-{rank}.log").open("ab", buffering=0)
-            log.write(f"--- start {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+            log.write(f"{START} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
             files.append(log)
             out: Any = subprocess.PIPE if rank == 0 else log
             processes.append(
@@ -80,7 +86,7 @@ def launch(
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
-                    preexec_fn=_die_with_parent,
+                    preexec_fn=partial(_die_with_parent, os.getpid()),
                 )
             )
         echo = threading.Thread(target=_echo, args=(processes[0], files[0]), daemon=True)
@@ -116,24 +122,39 @@ def _environment(
         "PYTHONUNBUFFERED": "1",
         "LOOKSAY_LAUNCHED": "1",
     }
-    env.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(tempfile.gettempdir(), f"looksay-extensions-{os.getuid()}"))
+    env.setdefault("TORCH_EXTENSIONS_DIR", _extensions_folder())
     if threads is not None:
         env["OMP_NUM_THREADS"] = str(threads)
     return env | dict(more or {})
 
 
-def _die_with_parent() -> None:
+def _extensions_folder() -> str:
+    """Where DeepSpeed keeps what it builds: a folder of the user's own, for its content is loaded as code."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(cache, "looksay", "torch-extensions")
+
+
+def _die_with_parent(parent: int) -> None:
     """Linux: the kernel ends a rank when its launcher dies, however that happens."""
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    LIBC.prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _echo(process: "subprocess.Popen[bytes]", log: Any) -> None:
+    """Copy rank 0's output to its log and to the console. A console that went away does not stop the rank."""
     assert process.stdout is not None
+    console = True
     for line in iter(process.stdout.readline, b""):
         log.write(line)
-        sys.stdout.write(line.decode(errors="replace"))
-        sys.stdout.flush()
+        if console:
+            try:
+                sys.stdout.write(line.decode(errors="replace"))
+                sys.stdout.flush()
+            except (OSError, ValueError) as error:
+                console = False
+                log.write(f"--- the console is gone ({error}): the output goes on here only\n".encode())
 
 
 def _wait(processes: "list[subprocess.Popen[bytes]]") -> list[int]:
@@ -149,16 +170,12 @@ def _wait(processes: "list[subprocess.Popen[bytes]]") -> list[int]:
         time.sleep(0.05)
 
 
-LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "gloo::", "NCCL error")
-
-
 def _cause(failed: list[int], processes: "list[subprocess.Popen[bytes]]", folder: Path) -> int:
-    """Of ranks that failed together: one that died of a signal, else one that does not merely miss its peer."""
+    """Of ranks that failed together: one that does not merely miss its peer; among these, one that a signal ended."""
 
     def blame(rank: int) -> tuple[bool, bool, int]:
-        code = processes[rank].returncode
         missing = any(mark in line for line in last_lines(folder / f"rank-{rank}.log") for mark in LOST_PEER)
-        return (code >= 0, missing, failed.index(rank))
+        return (missing, processes[rank].returncode >= 0, failed.index(rank))
 
     return min(failed, key=blame)
 
@@ -177,8 +194,10 @@ def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
 
 
 def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:
-    """The last lines of a log, without reading all of it."""
+    """The last lines of a log that belong to its latest start, without reading all of it."""
     with path.open("rb") as stream:
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - 64 * 1024))
-        return list(deque(stream.read().decode(errors="replace").splitlines(), count))
+        lines = stream.read().decode(errors="replace").splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith(START)]
+    return lines[starts[-1] + 1 if starts else 0 :][-count:]
