@@ -13,6 +13,9 @@ from typing import Any
 
 from configs.errors import RunError
 
+TEMPORARY = ".looksay-"
+"""Prefix of files that are being written; one that a killed process left behind is nobody's."""
+
 
 def is_remote(path: str) -> bool:
     return "://" in path
@@ -41,7 +44,7 @@ def put_file(path: str, write: Callable[[str], Any]) -> None:
     """
     folder = tempfile.gettempdir() if is_remote(path) else os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".looksay-", dir=folder)
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
     os.close(handle)
     try:
         write(temporary)

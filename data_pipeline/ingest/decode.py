@@ -5,6 +5,8 @@ scaled, an animation gives its first frame.
 """
 
 import io
+import re
+import struct
 import warnings
 
 import numpy as np
@@ -17,12 +19,31 @@ READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """What is opened at all: formats that parse pictures and nothing else (no EPS, which runs a program)."""
 
 
+BROKEN = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What Pillow's plugins raise on broken pixels and tags."""
+
+
 class PictureError(ValueError):
     """A picture that cannot be used. `reason` is a short stable name, `str(error)` the detail."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)
         self.reason = reason
+
+
+def _detail(error: Exception) -> str:
+    """An error as a line that is the same in every process: addresses of objects would differ."""
+    return re.sub(r"<\S+ object at 0x[0-9a-fA-F]+>", "its bytes", f"{type(error).__name__}: {error}")[:200]
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
@@ -35,27 +56,32 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         raise PictureError("empty", "no bytes")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             picture = Image.open(io.BytesIO(data), formats=READABLE)
     except Image.DecompressionBombError as error:
         raise PictureError("too_many_pixels", str(error)) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise PictureError("not_a_picture", f"{type(error).__name__}: {error}"[:200]) from None
+        raise PictureError("not_a_picture", _detail(error)) from None
     width, height = picture.size
     if width * height > max_pixels:
         raise PictureError("too_many_pixels", f"{width} x {height} pixels is above max_pixels {max_pixels}")
     try:
-        picture.load()
-        return to_rgb(ImageOps.exif_transpose(picture))
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
-        raise PictureError("corrupt", f"{type(error).__name__}: {error}"[:200]) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture.load()
+            return to_rgb(ImageOps.exif_transpose(picture))
+    except Image.DecompressionBombError as error:
+        raise PictureError("too_many_pixels", str(error)) from None
+    except BROKEN as error:
+        raise PictureError("corrupt", _detail(error)) from None
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any mode to RGB: transparency on white, 16-bit and float grey scaled to 8 bit."""
-    if picture.mode in ("I;16", "I;16L", "I;16B", "I", "F"):
-        values = np.asarray(picture).astype(np.float64)
-        values = values / 257.0 if values.max(initial=0.0) > 255 else values
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture).astype(np.float64))
+        # Only I;16 says how many bits it has: a dark one is dark, not 8-bit.
+        values = values / 257.0 if picture.mode.startswith("I;16") or values.max(initial=0.0) > 255 else values
         return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")

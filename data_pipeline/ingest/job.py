@@ -26,7 +26,7 @@ from data_pipeline.ingest.cut import cut
 from data_pipeline.ingest.sources import Record, list_records
 from data_pipeline.ingest.units import process_unit, read_unit, unit_path
 from data_pipeline.manifest import NAME, Manifest, read_manifest, write_manifest
-from data_pipeline.storage import exists, is_remote, join, listdir, put, read_bytes
+from data_pipeline.storage import TEMPORARY, exists, is_remote, join, listdir, put, read_bytes
 
 OURS = (".tar", ".parquet", NAME, "tokens", "features", "work", "build.json")
 
@@ -60,22 +60,44 @@ def build(recipe: BuildRecipe, *, progress: bool = True) -> Manifest:
         )
     manifest = Manifest(recipe.name, fingerprint, recipe.model_dump(mode="json"), shards, totals)
     write_manifest(recipe.output, manifest)
-    if not is_remote(recipe.output):
-        shutil.rmtree(join(recipe.output, "work"), ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(join(recipe.output, "build.json"))
+    _tidy(recipe.output)
     return manifest
 
 
+def _tidy(output: str) -> None:
+    """Remove what only an unfinished build needs, and what a killed one left half-written."""
+    if is_remote(output):
+        return
+    shutil.rmtree(join(output, "work"), ignore_errors=True)
+    for name in listdir(output):
+        if name == "build.json" or name.startswith(TEMPORARY):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(join(output, name))
+
+
 def fingerprint_of(recipe: BuildRecipe, records: list[Record]) -> str:
-    """Identity of a build: what it does (not where, nor on how many workers) and what goes in."""
+    """Identity of a build: what it does (not where, nor on how many workers) and what goes in.
+
+    A picture counts by name, place and size in bytes: listing stays cheap, and a repaired picture is seen.
+    """
+    sizes: dict[str, int] = {}
     identity = recipe.model_dump(mode="json", exclude={"output", "ray", "name"})
     sha = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     for record in records:
-        images = [(ref.path.rsplit("/", 1)[-1], ref.row, ref.column, ref.canvas) for ref in record.images]
+        images = [
+            (ref.path.rsplit("/", 1)[-1], ref.row, ref.column, ref.canvas, _size(ref.path, sizes))
+            for ref in record.images
+        ]
         turns = [(m.role, m.content) for m in record.messages or ()]
         sha.update(json.dumps([images, record.text, turns, record.problem]).encode())
     return sha.hexdigest()
+
+
+def _size(path: str, known: dict[str, int]) -> int:
+    """Bytes of a local file, -1 where there is none."""
+    if path not in known:
+        known[path] = os.path.getsize(path) if not is_remote(path) and os.path.exists(path) else -1
+    return known[path]
 
 
 def _identity(recipe: BuildRecipe, fingerprint: str) -> dict[str, Any]:
@@ -87,15 +109,19 @@ def _check_output(recipe: BuildRecipe, fingerprint: str) -> Manifest | None:
     output = recipe.output
     if exists(output) and not is_remote(output) and not os.path.isdir(output):
         raise UserError(f"output {output} is a file: give a folder")
-    foreign = [name for name in listdir(output) if not name.endswith(OURS)]
+    names = [name for name in listdir(output) if not name.startswith(TEMPORARY)]
+    # Without a mark of ours, tars and parquet files are somebody's too, and `work` is their folder.
+    ours = OURS if "build.json" in names or NAME in names else ()
+    foreign = [name for name in names if not name.endswith(ours)]
     if foreign:
         raise UserError(f"output {output} holds something else ({', '.join(foreign[:3])}): choose an empty folder")
-    if exists(join(output, NAME)):
+    if NAME in names:
         manifest = read_manifest(output)
         if manifest.fingerprint == fingerprint:
+            _tidy(output)
             return Manifest(manifest.name, fingerprint, manifest.recipe, manifest.shards, manifest.totals, reused=True)
         raise UserError(_difference(output, manifest.recipe, recipe))
-    if exists(join(output, "build.json")):
+    if "build.json" in names:
         begun = json.loads(read_bytes(join(output, "build.json")))
         if begun["fingerprint"] != fingerprint:
             raise UserError(_difference(output, begun["recipe"], recipe))

@@ -69,7 +69,9 @@ def _folder(source: FolderSource) -> Iterator[Record]:
         if talk.exists():
             yield _from_json(talk.read_bytes(), image, {"file": name})
         elif text.exists():
-            yield Record(image, text=text.read_text(errors="replace").strip(), provenance={"file": name})
+            yield Record(
+                image, text=text.read_text(encoding="utf-8", errors="replace").strip(), provenance={"file": name}
+            )
         else:
             yield Record(image, provenance={"file": name}, problem="no_sidecar")
 
@@ -89,14 +91,17 @@ def _from_json(line: bytes, images: tuple[ImageRef, ...] | None, provenance: dic
         data = json.loads(line)
         if images is None:
             paths = data.get("images") or ([data["image"]] if "image" in data else [])
-            images = tuple(ImageRef(os.path.join(base, str(path))) for path in paths)
+            if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+                raise TypeError("`image` is a path, `images` a list of paths")
+            images = tuple(ImageRef(os.path.join(base, path)) for path in paths)
         messages = None
         if "messages" in data:
             messages = tuple(Message(m["role"], m["content"]) for m in data["messages"])
         text = data.get("text")
     except (ValueError, KeyError, TypeError, AttributeError):
         return Record(images or (), provenance=provenance, problem="bad_json")
-    if text is not None and not isinstance(text, str):
+    contents = [text or ""] if messages is None else [m.content for m in messages]
+    if not all(isinstance(content, str) for content in contents):
         return Record(images, provenance=provenance, problem="bad_json")
     return Record(images, text, messages, provenance)
 
@@ -109,12 +114,17 @@ def parquet_path(path: str) -> str:
 
 
 def _parquet(source: ParquetSource) -> Iterator[Record]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = parquet_path(source.path)
     if not exists(path):
         raise UserError(f"source.path {source.path} does not exist: give a parquet file or {EMOJI}")
-    with pq.ParquetFile(path) as file:
+    try:
+        opened = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"source.path {source.path} is not a parquet file ({error}): give another") from None
+    with opened as file:
         names = file.schema_arrow.names
         for column in (source.image_column, source.text_column, *source.where):
             if column not in names:
@@ -124,10 +134,14 @@ def _parquet(source: ParquetSource) -> Iterator[Record]:
     for row, values in enumerate(table.to_pylist()):
         if any(str(values[column]) != wanted for column, wanted in source.where.items()):
             continue
-        provenance = {"row": row, **{name: values[name] for name in extra}}
-        yield Record(
-            (ImageRef(path, row, source.image_column),), text=values[source.text_column], provenance=provenance
-        )
+        provenance: dict[str, Any] = {"row": row}
+        for name in extra:
+            plain = values[name] is None or isinstance(values[name], str | int | float)
+            provenance[name] = values[name] if plain else str(values[name])
+        text = values[source.text_column]
+        problem = "" if text is None or isinstance(text, str) else "text_not_string"
+        image = ImageRef(path, row, source.image_column)
+        yield Record((image,), text=None if problem else text, provenance=provenance, problem=problem)
 
 
 def _easy_vqa(source: EasyVqaSource) -> Iterator[Record]:
@@ -181,4 +195,6 @@ def read_image(ref: ImageRef) -> bytes:
         return Path(ref.path).read_bytes()
     value = _column(ref.path, ref.column)[ref.row]
     data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes | None):
+        raise OSError(f"column {ref.column} holds {type(data).__name__}, not bytes")
     return data or b""

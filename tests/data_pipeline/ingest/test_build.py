@@ -1,0 +1,262 @@
+"""A build without Ray: conservation, the same bytes after any interruption, refusal, and reasons for what is bad."""
+
+import json
+import shutil
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.errors import UserError
+from data_pipeline.ingest import job
+from data_pipeline.ingest.job import build
+from data_pipeline.ingest.units import process_unit
+from data_pipeline.ingest.verify import verify
+from data_pipeline.manifest import read_manifest
+from data_pipeline.sample import key_of
+from data_pipeline.shard import read_table
+from tests.data_pipeline.conftest import build_recipe, contents, encoded, fill, noise, write_json
+
+pytestmark = pytest.mark.usefixtures("here")
+COMPOSE = {"pictures": [1, 1, 2, 3], "canvases": [[32, 32], [48, 32]]}
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """23 good rows and nine bad ones, in between."""
+    folder = tmp_path / "photos"
+    fill(folder, 23)
+    (folder / "p001b.png").write_bytes(b"")
+    (folder / "p001b.txt").write_text("no bytes")
+    (folder / "p003b.jpg").write_bytes(b"not a picture at all")
+    (folder / "p003b.txt").write_text("text for nothing")
+    (folder / "p005b.jpg").write_bytes(encoded(noise(1, 200, 200), "JPEG")[:5000])
+    (folder / "p005b.txt").write_text("half a picture")
+    noise(2).save(folder / "p007b.png")
+    (folder / "p007b.txt").write_text("  \n")
+    noise(3).save(folder / "p009b.png")
+    for number, body in (
+        (11, "{"),
+        (13, '{"messages": [{"role": "user"}]}'),
+        (15, '{"messages": [{"role": "user", "content": null}, {"role": "assistant", "content": 5}]}'),
+        (17, '{"messages": [{"role": "system", "content": "<image>"}, {"role": "assistant", "content": "b"}]}'),
+    ):
+        noise(number).save(folder / f"p{number:03d}b.png")
+        (folder / f"p{number:03d}b.json").write_text(body)
+    return folder
+
+
+REASONS = {
+    "decode/empty": 1,
+    "decode/not_a_picture": 1,
+    "decode/corrupt": 1,
+    "filter/empty_text": 1,
+    "source/no_sidecar": 1,
+    "source/bad_json": 3,
+    "filter/no_answer": 1,
+}
+
+
+def test_every_row_is_kept_or_has_its_reason(mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = build(build_recipe(mixed, out), progress=False)
+    assert manifest.totals["rows"] == 32 and manifest.totals["kept"] == 23
+    assert manifest.totals["rejected"] == REASONS
+    rows = [
+        r for e in manifest.shards for r in read_table((out / f"{e.name}.outcomes.parquet").read_bytes()).to_pylist()
+    ]
+    assert [row["position"] for row in rows] == list(range(32)), "a row is missing, twice, or out of order"
+    assert Counter(f"{r['stage']}/{r['reason']}" for r in rows if r["outcome"] == "rejected") == REASONS
+    keys = [
+        k
+        for e in manifest.shards
+        for k in read_table((out / f"{e.name}.index.parquet").read_bytes())["key"].to_pylist()
+    ]
+    assert keys == [key_of(row["position"]) for row in rows if row["outcome"] == "kept"]
+    assert [entry.samples for entry in manifest.shards] == [7, 7, 7, 2], "all shards but the last are full"
+    assert verify(str(out)).problems == []
+    assert sorted(path.name for path in out.iterdir() if path.suffix not in (".tar", ".parquet")) == ["manifest.json"]
+
+
+def test_jsonl_counts_missing_pictures_and_odd_lines(tmp_path: Path) -> None:
+    fill(tmp_path, 3)
+    lines = [
+        {"image": "p000.png", "text": "good"},
+        {"image": "gone.png", "text": "its picture is missing"},
+        {"images": ["p001.png", "p002.png"], "text": "<image>one<image>two"},
+        {"images": "p001.png", "text": "a string where a list belongs"},
+        {"image": None, "text": "no path"},
+        {"image": "p001.png", "text": 7},
+        ["a list"],
+        {"image": "p001.png", "text": "<image><image>one mark too many"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    source = {"type": "jsonl", "path": str(tmp_path / "rows.jsonl")}
+    totals = build(build_recipe(source, tmp_path / "out"), progress=False).totals
+    assert totals["kept"] == 2 and totals["pictures_per_sample"] == {"1": 1, "2": 1}
+    assert totals["rejected"] == {"fetch/unreadable": 1, "source/bad_json": 4, "filter/image_marks": 1}
+
+
+def test_parquet_of_any_column_types(tmp_path: Path) -> None:
+    import datetime
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = encoded(noise(0))
+    table = pa.table(
+        {
+            "image": [data, data, None],
+            "text": ["one", None, "three"],
+            "id": [datetime.date(2020, 1, n) for n in (1, 2, 3)],
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    source = {"type": "parquet", "path": str(tmp_path / "rows.parquet")}
+    totals = build(build_recipe(source, tmp_path / "out"), progress=False).totals
+    assert totals["rejected"] == {"decode/empty": 1, "filter/empty_text": 1} and totals["kept"] == 1
+    (tmp_path / "rows.parquet").write_bytes(b"PAR?")
+    with pytest.raises(UserError, match="is not a parquet file"):
+        build(build_recipe(source, tmp_path / "out2"), progress=False)
+
+
+def test_the_order_of_units_changes_nothing(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(build_recipe(mixed, tmp_path / "a", compose=COMPOSE), progress=False)
+
+    def shuffled(recipe: Any, records: list[Any], missing: list[int], progress: bool) -> None:
+        for number in np.random.default_rng(5).permutation(missing):
+            part = records[number * recipe.unit_size : (number + 1) * recipe.unit_size]
+            process_unit(recipe.output, int(number), int(number) * recipe.unit_size, part, recipe.images, recipe.text)
+
+    monkeypatch.setattr(job, "_run_units", shuffled)
+    build(build_recipe(mixed, tmp_path / "b", compose=COMPOSE, ray={"workers": 1}), progress=False)
+    one, other = contents(tmp_path / "a", ["manifest.json"]), contents(tmp_path / "b", ["manifest.json"])
+    assert one == other
+    first, second = read_manifest(str(tmp_path / "a")), read_manifest(str(tmp_path / "b"))
+    assert (first.shards, first.totals, first.fingerprint) == (second.shards, second.totals, second.fingerprint)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours runs after it."""
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 8, 9, 10, 15, 20, 21])
+def test_a_killed_build_goes_on_to_the_same_bytes(
+    after: int, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of its `after`-th write: 1 identity, 8 units, 12 shard files, the manifest."""
+    out = tmp_path / "out"
+    recipe = build_recipe(mixed, out)
+    build(recipe, progress=False)
+    wanted = contents(out)
+    shutil.rmtree(out)
+
+    import os
+
+    count = 0
+    replace, unlink = os.replace, os.unlink
+
+    def killed(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > after:
+            raise Killed
+        replace(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(os, "unlink", lambda *args: None if count > after else unlink(*args))
+        with pytest.raises(Killed):
+            build(recipe, progress=False)
+    assert not (out / "manifest.json").exists()
+    assert any(path.name.startswith(".looksay-") for path in out.rglob("*")), "the kill left nothing half-written"
+    again: list[int] = []
+    monkeypatch.setattr(job, "_run_units", _recorded(again, job._run_units))
+    build(recipe, progress=False)
+    assert again == list(range(max(0, after - 1), 8)), "committed units were done again, or missing ones left out"
+    assert contents(out) == wanted
+
+
+def _recorded(seen: list[int], run: Any) -> Any:
+    def recorded(recipe: Any, records: Any, missing: list[int], progress: bool) -> None:
+        seen.extend(missing)
+        run(recipe, records, missing, progress)
+
+    return recorded
+
+
+def test_a_finished_build_is_reused(mixed: Path, tmp_path: Path) -> None:
+    recipe = build_recipe(mixed, tmp_path / "out")
+    assert not build(recipe, progress=False).reused
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / "build.json").write_text("{}")  # killed between the manifest and the tidying
+    (tmp_path / "out" / "work").mkdir()
+    assert build(recipe, progress=False).reused
+    assert contents(tmp_path / "out") == before and not (tmp_path / "out" / "work").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "00000.tar", "rows.parquet", "work/mine.txt", "tokens/x"])
+def test_a_folder_of_somebody_elses_is_refused(name: str, mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    with pytest.raises(UserError, match=f"holds something else .{name.split('/')[0]}"):
+        build(build_recipe(mixed, out), progress=False)
+    assert contents(out) == {name: b"mine"}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_recipe_says_what_differs(finished: bool, mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(build_recipe(mixed, out), progress=False)
+    if not finished:
+        manifest = read_manifest(str(out))
+        write_json(out / "build.json", {"fingerprint": manifest.fingerprint, "recipe": manifest.recipe})
+        (out / "manifest.json").unlink()
+    before = contents(out)
+    with pytest.raises(UserError, match="shard_size: 7 -> 9"):
+        build(build_recipe(mixed, out, shard_size=9), progress=False)
+    (mixed / "p000.txt").write_text("another caption")
+    with pytest.raises(UserError, match="the input rows are not the same"):
+        build(build_recipe(mixed, out), progress=False)
+    assert contents(out) == before
+
+
+def test_a_repaired_picture_is_seen(mixed: Path, tmp_path: Path) -> None:
+    recipe = build_recipe(mixed, tmp_path / "out")
+    build(recipe, progress=False)
+    noise(9).save(mixed / "p001b.png")
+    with pytest.raises(UserError, match="the input rows are not the same"):
+        build(recipe, progress=False)
+
+
+def test_nothing_kept_is_an_error_without_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    noise(0).save(tmp_path / "photos" / "a.png")
+    with pytest.raises(UserError, match=r"all 1 rows .* rejected: .*no_sidecar"):
+        build(build_recipe(tmp_path / "photos", tmp_path / "out"), progress=False)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_webdataset_reads_the_tars(mixed: Path, tmp_path: Path) -> None:
+    import webdataset
+
+    out = tmp_path / "out"
+    manifest = build(build_recipe(mixed, out, compose=COMPOSE, images={"format": "png"}), progress=False)
+    urls = [str(out / f"{entry.name}.tar") for entry in manifest.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
+    assert len(samples) == manifest.totals["kept"]
+    pictures = Counter(str(sum(name.endswith("png") for name in sample)) for sample in samples)
+    assert pictures == manifest.totals["pictures_per_sample"] and set(pictures) == {"1", "2", "3"}
+    index = [r for e in manifest.shards for r in read_table((out / f"{e.name}.index.parquet").read_bytes()).to_pylist()]
+    for sample, row in zip(samples, index, strict=True):
+        assert sample["__key__"] == row["key"]
+        assert set(sample["json"]) == {"text", "provenance"}
+        shapes = [value.shape for name, value in sorted(sample.items()) if name.endswith("png")]
+        assert shapes == [(h, w, 3) for w, h in zip(row["width"], row["height"], strict=True)]
+    with tarfile.open(urls[0]) as tar:
+        for member in tar:
+            assert (member.mtime, member.uid, member.gid, member.mode, member.uname) == (0, 0, 0, 0o644, "")
