@@ -34,12 +34,16 @@ class TextOnly:
 
     def __call__(self, question: str) -> str:
         counts = self.by_text.get(question) or self.by_template.get(_template(question)) or self.all
-        # Ties go to the answer that is commoner overall, then to the alphabet: no dependence on order.
-        return min(counts, key=lambda answer: (-counts[answer], -self.all[answer], answer))
+        return _commonest(counts)
 
     @property
     def majority(self) -> str:
-        return min(self.all, key=lambda answer: (-self.all[answer], answer))
+        return _commonest(self.all)
+
+
+def _commonest(counts: Counter[str]) -> str:
+    # Ties go to the first in the alphabet: no dependence on the order of training.
+    return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
 def _template(question: str) -> str:

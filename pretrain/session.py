@@ -100,11 +100,17 @@ def main(arguments: list[str]) -> int:
 
 def _run_as_rank() -> None:
     """A rank leaves at once when it fails: destructors that run collectives would wait for peers that are gone."""
+    from cluster.launch import LOST_PEER
+
     code = FAILED
     try:
         code = main(sys.argv[1:])
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        if any(mark in str(error) for mark in LOST_PEER):
+            # The peer's own log has the cause; a page of collectives would bury it.
+            print(f"looksay: this rank lost a peer: {str(error).splitlines()[0][:160]}", file=sys.stderr)
+        else:
+            traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
