@@ -2,12 +2,13 @@
 # make test     install, then the tests
 # make install  the set-up alone.  TORCH=auto|cpu|cuXXX chooses torch's build (auto: CPU where no GPU is found)
 # make lint     ruff and mypy
+# make format   let ruff correct what it can
+# make clean    remove the environment and what builds left (runs/ stays)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
 TORCH ?= auto
-TORCH_VERSION ?= 2.13.0
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
@@ -21,10 +22,10 @@ install: $(VENV)/installed-demo
 install-dev: $(VENV)/installed-dev
 
 $(VENV)/installed-%: setup.py constraints.txt
-	@VENV=$(VENV) TORCH=$(TORCH) TORCH_VERSION=$(TORCH_VERSION) bash tools/install.sh $*
+	@VENV=$(VENV) TORCH=$(TORCH) bash tools/install.sh $*
 
 demo: install
-	@LOOKSAY_INSTALL_SECONDS=$$(cat $(VENV)/install-seconds 2>/dev/null || true) $(VENV)/bin/looksay demo
+	@LOOKSAY_INSTALL_SECONDS=$$(cat $(VENV)/install-seconds) $(VENV)/bin/looksay demo
 
 test: install-dev
 	@$(PY) -m pytest tests
@@ -36,4 +37,4 @@ format: install-dev
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache
