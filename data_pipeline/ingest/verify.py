@@ -54,8 +54,8 @@ def verify(folder: str) -> Report:
 
 
 def _files(folder: str, entry: ShardEntry, report: Report) -> tuple[bytes, Any, Any] | None:
-    """The three files of a shard, each with its hash; None where one is missing or unreadable."""
-    data = {}
+    """The three files of a shard; None where one is missing, or where a table is not the one that was written."""
+    data, damaged = {}, False
     for part, ending in PARTS.items():
         path = join(folder, entry.name + ending)
         if not exists(path):
@@ -64,6 +64,9 @@ def _files(folder: str, entry: ShardEntry, report: Report) -> tuple[bytes, Any, 
         data[part] = read_bytes(path)
         if hashlib.sha256(data[part]).hexdigest() != entry.sha256[part]:
             report.problems.append(f"{path} does not have the SHA-256 of the manifest")
+            damaged |= part != "tar"
+    if damaged:
+        return None  # what a damaged table says about the others proves nothing
     try:
         return data["tar"], read_table(data["index"]), read_table(data["outcomes"])
     except (ValueError, OSError) as error:
