@@ -70,7 +70,8 @@ class Generator:
         source = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for group in self.groups(prompts):
-                made = self._answer_group([prompts[i] for i in group], max_new, temperature, top_p, top_k, source)
+                hidden, cache = self.prefill([prompts[i] for i in group], max_new)
+                made = self.grow(hidden, cache, max_new, temperature, top_p, top_k, source)
                 for index, answer in zip(group, made, strict=True):
                     answers[index] = answer
         return [answer for answer in answers if answer is not None]
@@ -95,19 +96,20 @@ class Generator:
         hidden = self.model.step(x, inputs.positions, cache)
         return hidden.view(len(prompts), length, -1)[:, -1], cache
 
-    def _answer_group(
+    def grow(
         self,
-        prompts: Sequence[Prompt],
+        hidden: Tensor,
+        cache: KeyValueCache,
         max_new: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        source: torch.Generator,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        source: torch.Generator | None = None,
     ) -> list[Answer]:
-        hidden, cache = self.prefill(prompts, max_new)
-        ids: list[list[int]] = [[] for _ in prompts]
-        scores: list[list[float]] = [[] for _ in prompts]
-        ended = torch.zeros(len(prompts), dtype=torch.bool)
+        """One answer for each of S prefilled sequences, from their last hidden states [S, W]."""
+        ids: list[list[int]] = [[] for _ in range(len(hidden))]
+        scores: list[list[float]] = [[] for _ in range(len(hidden))]
+        ended = torch.zeros(len(hidden), dtype=torch.bool)
         for number in range(max_new):
             logprobs = self.logprobs(hidden)
             chosen = pick(logprobs, temperature, top_p, top_k, source)
@@ -158,16 +160,25 @@ class Generator:
         return continuation_scores(self, last, cache, ids).tolist()
 
 
-def continuation_scores(generator: Generator, last: Tensor, cache: KeyValueCache, ids: Tensor) -> Tensor:
-    """Log-probability sums [S] of [S, N] ids after a prefill whose last hidden states are [S, W]."""
+def continuation_scores(
+    generator: Generator, last: Tensor, cache: KeyValueCache, ids: Tensor, counts: Tensor | None = None
+) -> Tensor:
+    """Log-probability sums [S] of [S, N] ids after a prefill whose last hidden states are [S, W].
+
+    Args:
+        counts: [S] ids of each sequence that count; none: all N. What comes after them does not matter.
+    """
     hidden = last[:, None]
     if ids.shape[1] > 1:
         hidden = torch.cat([hidden, generator.advance(ids[:, :-1], cache)], 1)
     logprobs = generator.logprobs(hidden.reshape(-1, hidden.shape[-1]))
-    return logprobs.gather(1, ids.reshape(-1, 1).to(logprobs.device)).view(ids.shape).sum(1).cpu()
+    taken = logprobs.gather(1, ids.reshape(-1, 1).to(logprobs.device)).view(ids.shape).cpu()
+    if counts is not None:
+        taken = taken.masked_fill(torch.arange(ids.shape[1]) >= counts[:, None], 0.0)
+    return taken.sum(1)
 
 
-def pick(logprobs: Tensor, temperature: float, top_p: float, top_k: int, source: torch.Generator) -> Tensor:
+def pick(logprobs: Tensor, temperature: float, top_p: float, top_k: int, source: torch.Generator | None) -> Tensor:
     """Choose one id a row, on the host: greedy, or sampled within the `top_k` likeliest and the `top_p` nucleus."""
     logprobs = logprobs.float().cpu()
     if temperature <= 0:

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from configs.errors import UserError
 from configs.model import EfficientNetLite0
+from data_pipeline.stream.collate import Ready
 from data_pipeline.stream.images import decode, fit
 from data_pipeline.stream.layout import grid_of
 from data_pipeline.stream.reader import Dataset
@@ -15,9 +17,16 @@ from pretrain.model.cnn import load_efficientnet
 
 
 def mean_colour(dataset: Dataset, pictures: int = 500) -> np.ndarray:
-    """Mean colour [3] uint8 over pictures spread through a dataset."""
-    count = min(pictures, len(dataset))
-    chosen = [i * len(dataset) // count for i in range(count)]
+    """Mean colour [3] uint8 over pictures spread through a dataset.
+
+    Raises:
+        UserError: it holds no picture.
+    """
+    seen = [index for index in range(len(dataset)) if dataset.image_hashes(index)]
+    if not seen:
+        raise UserError(f"{dataset.folder} holds no picture: give a dataset with pictures")
+    count = min(pictures, len(seen))
+    chosen = [seen[i * len(seen) // count] for i in range(count)]
     means = [decode(dataset.read(index).images[0]).reshape(-1, 3).mean(0) for index in chosen]
     return np.asarray(np.round(np.mean(means, 0)), np.uint8)
 
@@ -31,12 +40,21 @@ class Pictures:
 
     def __init__(self, opened: OpenRun, dataset: Dataset, blank: np.ndarray):
         self.opened, self.dataset, self.colour = opened, dataset, blank
+        self.cnn = isinstance(opened.recipe.model.encoder, EfficientNetLite0)
         self.cache: FeatureCache | None = None
         self._encoder: Any = None
-        if isinstance(opened.recipe.model.encoder, EfficientNetLite0):
+        if self.cnn:
             self.cache = FeatureCache(opened.recipe.model, [dataset])
             self.cache.fill(opened.mesh)
         self._blanks: dict[tuple[int, int], dict[str, Any]] = {}
+
+    def ready(self, sample: int) -> Ready:
+        """A whole sample, as it was stored."""
+        stored, sizes = self.dataset.read(sample), self.dataset.sizes(sample)
+        encoded = self.opened.chat.encode(stored.conversation, len(sizes))
+        if self.cache is not None:
+            return Ready(encoded, sizes, features=self.cache.get(0, sample))
+        return Ready(encoded, sizes, images=[decode(image) for image in stored.images])
 
     def prompt(self, messages: Any, sample: int, picture: int, blank: bool = False) -> Prompt:
         """One picture (or a blank of its size) under messages; None asks for a caption."""

@@ -35,17 +35,21 @@ class Question:
 
 def answer_type(truth: str) -> str:
     """yes_no, shape, colour (easy-VQA's three), or other."""
-    if truth in ("yes", "no"):
+    word = truth.strip().lower()
+    if word in ("yes", "no"):
         return "yes_no"
-    return "shape" if truth in SHAPES else "colour" if truth in COLOURS else "other"
+    return "shape" if word in SHAPES else "colour" if word in COLOURS else "other"
 
 
 def questions_of(dataset: Dataset) -> list[Question]:
     """All questions of a dataset in order of id. A question belongs to the last picture shown before it.
 
-    Ids come from the samples' provenance (`question_ids`, `image_ids`); where there is none they count up.
+    Left out: questions before any picture, and turns that show several pictures at once (to ask about one of them
+    would be another question). Ids come from the samples' provenance (`question_ids`, `image_ids`); where there is
+    none they count up.
     """
     out: list[Question] = []
+    count = 0
     for sample in range(len(dataset)):
         talk = dataset.read(sample).conversation
         known = [number for group in talk.provenance.get("question_ids", []) for number in group]
@@ -53,9 +57,14 @@ def questions_of(dataset: Dataset) -> list[Question]:
         picture = -1
         messages = talk.messages or ()
         for asked, (user, assistant) in enumerate(zip(messages[::2], messages[1::2], strict=False)):
-            picture += user.content.count(IMAGE_MARK)
-            number = known[asked] if asked < len(known) else len(out)
-            image = images[picture] if 0 <= picture < len(images) else sample
+            shown = user.content.count(IMAGE_MARK)
+            picture += shown
+            number = known[asked] if asked < len(known) else count
+            count += 1
+            if picture < 0 or shown > 1:
+                continue
+            # Without published ids, pictures are numbered so that two of one sample stay apart.
+            image = images[picture] if picture < len(images) else sample * 1000 + picture
             text = user.content.replace(IMAGE_MARK, "").strip()
-            out.append(Question(number, text, assistant.content, sample, max(0, picture), image))
+            out.append(Question(number, text, assistant.content, sample, picture, image))
     return sorted(out, key=lambda question: question.id)

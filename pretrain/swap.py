@@ -5,6 +5,7 @@ true answer's loss with its own picture is set against that with the other pictu
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +35,35 @@ def make_pairs(questions: Sequence[Question]) -> list[tuple[int, int]]:
     return pairs
 
 
-def pair_accuracy(pairs: Sequence[tuple[int, int]], right: Sequence[bool]) -> float:
-    """Share of pairs with both questions answered rightly. A model that does not look scores 0."""
-    return float(np.mean([right[a] and right[b] for a, b in pairs])) if pairs else float("nan")
+def swap_scores(
+    pairs: Sequence[tuple[int, int]],
+    right: Sequence[float],
+    wrong: Sequence[float],
+    blank: Sequence[float],
+    hits: Sequence[bool],
+) -> dict[str, Any]:
+    """The test's numbers; None where there is no pair.
+
+    Args:
+        right, blank: loss of each question's true answer with its own, and with a blank picture.
+        wrong: loss of the true answer of each pair's first question with the second's picture.
+        hits: whether each question was answered rightly.
+    """
+    own, other = np.array([right[a] for a, _ in pairs]), np.asarray(wrong, float)
+    empty = np.array([blank[a] for a, _ in pairs])
+    return {
+        "right": float(own.mean()) if pairs else None,
+        "wrong": float(other.mean()) if pairs else None,
+        "blank": float(empty.mean()) if pairs else None,
+        "p_value": bootstrap_p(own, other),
+        "pair_accuracy": pair_accuracy(pairs, hits),
+        "pairs": len(pairs),
+    }
+
+
+def pair_accuracy(pairs: Sequence[tuple[int, int]], right: Sequence[bool]) -> float | None:
+    """Share of pairs with both questions answered rightly; None without pairs. A model that does not look scores 0."""
+    return float(np.mean([right[a] and right[b] for a, b in pairs])) if pairs else None
 
 
 def bootstrap_p(first: NDArray[np.floating], second: NDArray[np.floating], seed: int = 0) -> float:

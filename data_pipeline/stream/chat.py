@@ -136,6 +136,10 @@ class Chat:
         pieces.mark(self.assistant_id)
         return pieces.done(pictures)
 
+    def continuation(self, text: str) -> list[int]:
+        """What is learned after a prompt: the text's ids and the end mark."""
+        return [*self._text(text), self.end_id]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)

@@ -1,0 +1,87 @@
+"""Captions of held-out pictures: retrieval of the right one among 100, what the model says, held-out loss."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import UserError
+from data_pipeline.storage import put
+from data_pipeline.stream.reader import Dataset
+from pretrain.answering import OpenRun
+from pretrain.generate import Generator
+from pretrain.heldout import heldout_loss
+from pretrain.pictures import Pictures, mean_colour
+from pretrain.retrieval import caption_scores, retrieval_at_1, wilson
+from pretrain.shares import deal
+
+AMONG, CHOICE = 100, 0
+"""How many captions a picture's own is found among; the seed of their choice, fixed in advance."""
+LONGEST_CAPTION = 24
+
+
+def evaluate_captions(opened: OpenRun, folder: Path, train: str, heldout: str) -> dict[str, Any]:
+    """Retrieval and loss on dataset `heldout`; the blank picture has the mean colour of `train`. All ranks call it.
+
+    Writes captions.jsonl into `folder`.
+
+    Raises:
+        UserError: fewer than two captions of single pictures.
+    """
+    dataset = Dataset(heldout)
+    chosen, texts = choose(dataset)
+    if len(chosen) < 2:
+        raise UserError(f"{heldout} holds {len(chosen)} captions of single pictures: retrieval needs two at least")
+    pictures = Pictures(opened, dataset, mean_colour(Dataset(train)))
+    generator = Generator(opened.model, opened.chat, opened.geometry, opened.mesh)
+    captions = [opened.chat.continuation(text) for text in texts]
+    blank = _blank_scores(generator, pictures, chosen, captions)
+
+    def work(places: list[int]) -> list[Any]:
+        prompts = [pictures.prompt(None, chosen[place], 0) for place in places]
+        scores = caption_scores(generator, prompts, captions)
+        scores -= np.stack([blank[dataset.sizes(chosen[place])[0]] for place in places])
+        said = generator.answer(prompts, LONGEST_CAPTION)
+        hits = retrieval_at_1(scores, places)
+        best = scores.argmax(1)
+        return [[hit, texts[int(b)], answer.text] for hit, b, answer in zip(hits, best, said, strict=True)]
+
+    rows = deal(opened.mesh, len(chosen), work)
+    right = sum(row[0] for row in rows)
+    if opened.mesh.is_first:
+        lines = [
+            json.dumps({"sample": i, "truth": t, "retrieved": r[1], "right": r[0], "said": r[2]}, ensure_ascii=False)
+            for i, t, r in zip(chosen, texts, rows, strict=True)
+        ]
+        put(str(folder / "captions.jsonl"), ("\n".join(lines) + "\n").encode())
+    return {
+        f"retrieval_at_1_of_{len(chosen)}": right / len(chosen),
+        "interval": list(wilson(right, len(chosen))),
+        "chance": 1 / len(chosen),
+        "dataset": heldout,
+        "heldout_loss": heldout_loss(opened, pictures),
+    }
+
+
+def choose(dataset: Dataset) -> tuple[list[int], list[str]]:
+    """AMONG samples of one picture and one caption each, no caption twice, and their captions."""
+    by_text: dict[str, int] = {}
+    for index in range(len(dataset)):
+        text = dataset.read(index).conversation.text
+        if text and len(dataset.sizes(index)) == 1:
+            by_text.setdefault(text.replace("<image>", ""), index)
+    texts = {index: text for text, index in by_text.items()}
+    usable = sorted(texts)
+    chosen = sorted(np.random.default_rng(CHOICE).permutation(usable)[:AMONG].tolist())
+    return chosen, [texts[index] for index in chosen]
+
+
+def _blank_scores(
+    generator: Generator, pictures: Pictures, chosen: list[int], captions: list[list[int]]
+) -> dict[tuple[int, int], np.ndarray]:
+    """Size of a picture -> log p(caption | blank picture of that size) of every caption."""
+    example = {pictures.dataset.sizes(index)[0]: index for index in chosen}
+    sizes = sorted(example)
+    scores = caption_scores(generator, [pictures.prompt(None, example[size], 0, True) for size in sizes], captions)
+    return dict(zip(sizes, scores, strict=True))
