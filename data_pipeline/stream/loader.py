@@ -159,16 +159,33 @@ class Loader:
     # ---- one step ahead ------------------------------------------------------------------------------------
 
     def step(self, step: int) -> list[Batch]:
-        """The batches of a step. Steps asked for in order are ready or nearly so; any other is a seek."""
+        """The batches of a step. Steps asked for in order are ready or nearly so; any other is a seek.
+
+        Raises:
+            IndexError: the stage has no such step.
+            BaseException: whatever the thread met while it made the step.
+        """
+        if not 0 <= step <= self.last_step:
+            raise IndexError(f"step {step} is not one of the stage's {self.last_step + 1}")
         if self._thread is None or self._next != step:
             self._restart(step)
-        number, made = self._queue.get()
+        number, made = self._take()
         if isinstance(made, BaseException):
             self._thread = None
             raise made
         assert number == step
         self._next = step + 1
         return made
+
+    def _take(self) -> tuple[int, Any]:
+        """The next step that the thread made; never waits for a thread that is gone."""
+        while True:
+            alive = self._thread is not None and self._thread.is_alive()
+            try:
+                return self._queue.get(timeout=1.0)
+            except queue.Empty:
+                if not alive:
+                    raise RunError("the loader's thread ended without a word: run again") from None
 
     def _restart(self, step: int) -> None:
         self._halt()
@@ -246,7 +263,10 @@ class Loader:
         if self._plan_log is None or window in self._logged:
             return
         self._logged.add(window)
-        with self._plan_log.open("a", encoding="utf-8") as stream:
-            stream.write(
-                json.dumps({**self.planner.window_state(window), "fingerprint": self.planner.fingerprint}) + "\n"
-            )
+        line = json.dumps({**self.planner.window_state(window), "fingerprint": self.planner.fingerprint})
+        with self._plan_log.open("ab+") as stream:
+            if stream.tell():
+                stream.seek(-1, 2)
+                if stream.read(1) != b"\n":
+                    line = "\n" + line  # the last line of a killed run is torn: this one starts anew
+            stream.write(line.encode() + b"\n")
