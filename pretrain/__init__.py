@@ -1,0 +1,55 @@
+"""What is learned: a recipe's stage on all ranks, and what the trained model says. And the one command.
+
+```
+ cli -> session --------------------> ranks (cluster/launch.py)          demo: data, stages, scores, segment, report
+           |                             |
+        trainer <- starting <- stages, engine (DeepSpeed), optim <- mesh (Megatron's groups)
+           |          |           |
+         loss      features     model/     checkpoint
+           |
+        metrics, validation -> run folder -> evaluate, generate, report/
+```
+
+Training
+mesh.py          who we are among the ranks and on what device; the only module that knows devices
+engine.py        everything DeepSpeed: birth of parameters, the step, what each rank holds
+stages.py        what trains at which rate; the freeze table
+optim.py         AdamW's groups and the learning rate over steps
+loss.py          the loss rule: a sum over the planned N, never a mean of means
+trainer.py       the training loop
+starting.py      the start of a run on one rank, and where training is taken up
+features.py      a frozen CNN's features, computed once and kept beside the dataset
+checkpoint.py    checkpoints that know no topology
+validation.py    held-out loss, and the same pictures' answers over time
+metrics.py       metrics.jsonl, TensorBoard, wandb; useful FLOPs
+memory.py        where a rank's memory goes, and what to say when it runs out
+session.py       several jobs in one start of the ranks
+run_folder.py    the run folder as a contract
+provenance.py    commit, versions, system
+model/           encoder, projector, decoder, and their composition
+
+Answers and scores
+generate.py      greedy or sampled answers with a KV cache
+answering.py     a run opened for answers, outside ZeRO and TP
+asking.py        prompts answered and scored, each run through the model once
+evaluate.py      scores of a run
+vqa.py           question answering against blind baselines
+captions.py      captions of held-out pictures
+heldout.py       loss on held-out samples
+retrieval.py     the right caption among a hundred
+swap.py          the image-swap test
+baselines.py     what can be had without looking
+questions.py     each question on its own, in a fresh conversation
+pictures.py      pictures as prompts need them, and blank ones
+picture_file.py  a picture that a user names
+shares.py        work dealt over the ranks
+showcase.py      one question, two pictures and a blank one for the report
+
+What people use
+demo.py          the whole job on embedded real data
+demo_segment.py  the proof of exact resume: a rank is killed
+demo_summary.py  summary.json and predictions.jsonl
+inspect.py       one sample as the model sees it
+report/          one self-contained page
+cli/             the command
+"""
