@@ -1,0 +1,92 @@
+"""Sizes to grids, pixels to patches: limits hold, nothing is lost, the order is the model's."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline.stream.images import decode, fit, to_patches
+from data_pipeline.stream.layout import Geometry, grid_of, layout
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_grids_keep_their_limits(seed: int) -> None:
+    """Four hundred random sizes from dots to strips under random limits."""
+    random = np.random.default_rng(seed)
+    for _ in range(400):
+        most = int(random.integers(1, 1500))
+        least = int(random.integers(1, max(2, most // 4 + 1)))
+        geometry = Geometry(int(random.integers(4, 33)), int(random.integers(1, 4)), "native", least, most)
+        width, height = (int(2 ** random.uniform(0, 14)) for _ in range(2))
+        rows, columns = grid_of(width, height, geometry)
+        assert rows >= 1 and columns >= 1
+        assert rows * columns <= most, f"{width} x {height}, {geometry}"
+        assert rows * columns >= least, f"{width} x {height}, {geometry}"
+
+
+def test_grids_keep_the_aspect_where_there_is_room() -> None:
+    """A grid's aspect is its picture's within about one cell a side, above and below the limits."""
+    geometry = Geometry(14, 2, "native", 16, 256)
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        width, height = (int(value) for value in random.integers(40, 4000, 2))
+        if max(width, height) > 4 * min(width, height):
+            continue
+        rows, columns = grid_of(width, height, geometry)
+        scale = np.sqrt(rows * columns / (width * height))
+        # Measured 0.98: floor after scaling to the limit gives away less than a cell.
+        assert abs(rows - height * scale) < 1.0 and abs(columns - width * scale) < 1.0
+
+
+def test_a_picture_within_the_limits_is_rounded_to_cells() -> None:
+    geometry = Geometry(14, 2, "native", 1, 1024)
+    assert grid_of(280, 140, geometry) == (5, 10)
+    assert grid_of(293, 127, geometry) == (5, 10)
+    assert grid_of(1, 1, geometry) == (1, 1)
+    assert grid_of(999, 7, Geometry(14, 2, "square", size=224)) == (8, 8)
+    with pytest.raises(ValueError, match="0 x 5 pixels has no grid"):
+        grid_of(0, 5, geometry)
+
+
+def test_the_layout_counts_all() -> None:
+    planned = layout(((56, 28), (28, 28)), 11, 4, Geometry(14, 2, "native"))
+    assert (planned.tokens, planned.visual_tokens, planned.patches) == (14, 3, 12)
+    assert planned.grids == ((1, 2), (1, 1))
+
+
+@pytest.mark.parametrize(("patch", "merge"), [(4, 1), (4, 2), (3, 3), (14, 2)])
+def test_patches_hold_every_pixel_in_the_order_of_tokens(patch: int, merge: int) -> None:
+    random = np.random.default_rng(patch)
+    rows, columns = 2, 3  # of tokens
+    cell = patch * merge
+    picture = random.integers(0, 256, (rows * cell, columns * cell, 3), dtype=np.uint8)
+    patches, places = to_patches(picture, patch, merge)
+    assert patches.shape == (rows * columns * merge**2, 3 * patch * patch) and places.shape == (len(patches), 2)
+    again = np.zeros_like(picture)
+    for values, (row, column) in zip(patches, places, strict=True):
+        cut = values.reshape(3, patch, patch).transpose(1, 2, 0)
+        again[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = cut
+    assert np.array_equal(again, picture), "patches at their places are not the picture"
+    for token in range(rows * columns):
+        group = places[token * merge**2 : (token + 1) * merge**2] // merge
+        assert (group == divmod(token, columns)).all(), "patches of one visual token are not neighbours"
+
+
+def test_fit_leaves_a_picture_of_the_size_alone() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (28, 56, 3), dtype=np.uint8)
+    assert fit(picture, 1, 2, 28) is picture
+    assert fit(picture, 2, 2, 28).shape == (56, 56, 3)
+    flat = np.full((30, 50, 3), 77, np.uint8)
+    assert (fit(flat, 2, 3, 28) == 77).all()
+
+
+def test_what_is_no_picture_is_a_value_error() -> None:
+    sink = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(sink, "JPEG")
+    for data in (b"", b"hello", sink.getvalue()[:300]):
+        with pytest.raises(ValueError, match="not a picture"):
+            decode(data)
+    sink = io.BytesIO()
+    Image.new("L", (5, 4), 9).save(sink, "PNG")
+    assert (decode(sink.getvalue()) == 9).all() and decode(sink.getvalue()).shape == (4, 5, 3)
