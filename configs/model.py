@@ -100,6 +100,12 @@ class DecoderConfig(Config):
     mlp_width: int = Field(..., ge=8)
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
+    qk_norm: float | None = Field(
+        None,
+        gt=0,
+        description="normalize queries and keys per head (Qwen3); the value is the initial spread of attention logits: "
+        "2 finds comparisons of text and picture early where plain attention starts flat",
+    )
     tied_head: bool = True
     vocab_multiple: int = Field(128, ge=1, description="vocabulary is padded to a multiple of this, whatever TP is")
     max_length: int = Field(4096, ge=1, description="positions a generation may reach")

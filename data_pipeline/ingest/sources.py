@@ -153,7 +153,8 @@ def _easy_vqa(source: EasyVqaSource) -> Iterator[Record]:
     for picture, asked in sorted(by_picture.items()):
         random.Random(f"{source.seed}:{picture}").shuffle(asked)
         for start in range(0, len(asked), source.questions):
-            part = asked[start : start + source.questions]
+            # What names the shape or colour comes last: before it, nothing gives the other answers away.
+            part = sorted(asked[start : start + source.questions], key=lambda item: item[1].startswith("what"))
             turns = [
                 m for _, question, answer in part for m in (Message("user", question), Message("assistant", answer))
             ]

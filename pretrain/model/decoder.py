@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from configs.model import DecoderConfig
 from pretrain.model.attention import Segments, attend, attend_cached, rope_table, rotate
-from pretrain.model.linear import Builder, ColumnLinear, Embedding, Norm, RowLinear, WholeLinear
+from pretrain.model.linear import Builder, ColumnLinear, Embedding, HeadNorm, Norm, RowLinear, WholeLinear
 
 MASKED_LOGIT = -1e9
 
@@ -53,6 +53,11 @@ class DecoderLayer(nn.Module):
         else:
             self.k = ColumnLinear(build, f"{name}.k", width, kv_heads * self.head)
             self.v = ColumnLinear(build, f"{name}.v", width, kv_heads * self.head)
+        self.q_norm = self.k_norm = None
+        if config.qk_norm is not None:
+            start = config.qk_norm**0.5  # logits are a product of both
+            self.q_norm = HeadNorm(build, f"{name}.q_norm", self.head, config.norm_eps, start)
+            self.k_norm = HeadNorm(build, f"{name}.k_norm", self.head, config.norm_eps, start)
         self.out = RowLinear(build, f"{name}.out", width, width, std=std)
         self.norm2 = Norm(build, f"{name}.norm2", width, config.norm_eps)
         self.gate = ColumnLinear(build, f"{name}.gate", width, config.mlp_width)
@@ -67,6 +72,8 @@ class DecoderLayer(nn.Module):
         q, k, v = (part(h).view(x.shape[0], -1, self.head) for part in (self.q, self.k, self.v))
         if self.shared_kv:
             k, v = k[:, self.kv_of_q], v[:, self.kv_of_q]
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, table), rotate(k, table)
         if cache is None:
             assert segments is not None

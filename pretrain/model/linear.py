@@ -219,6 +219,23 @@ class Norm(nn.Module):
         return out.to(x.dtype)
 
 
+class HeadNorm(Norm):
+    """RMSNorm of each head's queries or keys [T, H, D] with one weight [D] for all heads (Qwen3, arXiv 2505.09388).
+
+    TP ranks hold other heads, so each has a part of the weight's gradient: they are summed.
+    """
+
+    def __init__(self, build: Builder, name: str, head: int, eps: float, start: float):
+        super().__init__(build, name, head, eps)
+        with torch.no_grad():
+            self.weight.fill_(start)
+        self.cut = build.tp_size > 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = copy_to_tensor_model_parallel_region(self.weight.float()) if self.cut else self.weight.float()
+        return nn.functional.rms_norm(x.float(), (x.shape[-1],), weight, self.eps).to(x.dtype)
+
+
 class _Lookup(torch.autograd.Function):
     """weight[ids] whose gradient is summed in fp32: a mark seen hundreds of times a row would drown in bf16."""
 

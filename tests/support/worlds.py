@@ -15,7 +15,7 @@ PAD, IMAGE = 0, 1
 MODEL = ModelConfig(
     encoder=NativeViT(patch=4, width=32, depth=2, heads=4, mlp_width=64),
     projector=PixelShuffleMlpProjector(factor=2, hidden=48),
-    decoder=DecoderConfig(layers=2, width=32, heads=4, kv_heads=2, mlp_width=64),
+    decoder=DecoderConfig(layers=2, width=32, heads=4, kv_heads=2, mlp_width=64, qk_norm=1.5),
     init_std=0.08,
 )
 """Big initial weights: differences show, where a model that starts near zero would hide them."""
