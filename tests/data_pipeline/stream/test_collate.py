@@ -117,7 +117,7 @@ def test_segments_do_not_overlap_and_the_rest_is_padding(rows: list[list[Ready]]
 
 
 def test_pictures_stand_in_the_order_of_their_tokens(rows: list[list[Ready]], chat: Chat) -> None:
-    batch, geometry = make(rows, "cnn", chat)
+    batch, _ = make(rows, "cnn", chat)
     pictures = [picture for row in rows for sample in row for picture in sample.images or ()]
     assert batch.vision.images is not None
     for stored, given in zip(pictures, batch.vision.images, strict=True):
