@@ -50,6 +50,7 @@ demo.py          the whole job on embedded real data
 demo_segment.py  the proof of exact resume: a rank is killed
 demo_summary.py  summary.json and predictions.jsonl
 inspect.py       one sample as the model sees it
+shapes.py        its shapes after each part, by arithmetic
 report/          one self-contained page
 cli/             the command
 """

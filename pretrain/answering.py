@@ -12,7 +12,7 @@ from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.layout import Geometry, geometry_of
 from pretrain import checkpoint as checkpoints
 from pretrain.generate import Prompt
-from pretrain.mesh import Mesh, init_mesh
+from pretrain.mesh import Mesh
 from pretrain.model.vlm import VisionLanguageModel, make_model
 from pretrain.picture_file import read_picture
 
@@ -29,8 +29,8 @@ class OpenRun:
     step: int
 
 
-def open_run(spec: str, mesh: Mesh | None = None, features_only: bool = False) -> OpenRun:
-    """Open RUN or RUN@STEP. `mesh` must have TP 1; none: this process alone.
+def open_run(spec: str, mesh: Mesh, features_only: bool = False) -> OpenRun:
+    """Open RUN or RUN@STEP. `mesh` must have TP 1.
 
     Raises:
         UserError: no such run or checkpoint.
@@ -38,7 +38,6 @@ def open_run(spec: str, mesh: Mesh | None = None, features_only: bool = False) -
     folder = checkpoints.find(spec)
     run = Path(spec.partition("@")[0])
     recipe = load_recipe(str(run / "config.yaml"))
-    mesh = mesh or init_mesh(None, 1)
     chat = Chat(recipe.data.tokenizer, recipe.data.template)
     parallel = recipe.parallel
     model = make_model(

@@ -12,17 +12,19 @@ from data_pipeline.stream.reader import Dataset
 from pretrain.answering import OpenRun
 from pretrain.generate import Generator
 from pretrain.heldout import heldout_loss
-from pretrain.pictures import Pictures, mean_colour
-from pretrain.retrieval import caption_scores, retrieval_at_1, wilson
+from pretrain.pictures import Pictures
+from pretrain.retrieval import caption_scores, marginal, retrieval_at_1, wilson
 from pretrain.shares import deal
 
 AMONG, CHOICE = 100, 0
 """How many captions a picture's own is found among; the seed of their choice, fixed in advance."""
+PRIOR = 64
+"""Training pictures over which a caption's likelihood without its picture is averaged."""
 LONGEST_CAPTION = 24
 
 
 def evaluate_captions(opened: OpenRun, folder: Path, train: str, heldout: str) -> dict[str, Any]:
-    """Retrieval and loss on dataset `heldout`; the blank picture has the mean colour of `train`. All ranks call it.
+    """Retrieval and loss on dataset `heldout`; pictures of `train` say how likely a caption is anyway. All ranks call it.
 
     Writes captions.jsonl into `folder`.
 
@@ -33,15 +35,14 @@ def evaluate_captions(opened: OpenRun, folder: Path, train: str, heldout: str) -
     chosen, texts = choose(dataset)
     if len(chosen) < 2:
         raise UserError(f"{heldout} holds {len(chosen)} captions of single pictures: retrieval needs two at least")
-    pictures = Pictures(opened, dataset, mean_colour(Dataset(train)))
+    pictures = Pictures(opened, dataset)
     generator = Generator(opened.model, opened.chat, opened.geometry, opened.mesh)
     captions = [opened.chat.continuation(text) for text in texts]
-    blank = _blank_scores(generator, pictures, chosen, captions)
+    priors = _priors(opened, generator, Dataset(train), captions)
 
     def work(places: list[int]) -> list[Any]:
         prompts = [pictures.prompt(None, chosen[place], 0) for place in places]
-        scores = caption_scores(generator, prompts, captions)
-        scores -= np.stack([blank[dataset.sizes(chosen[place])[0]] for place in places])
+        scores = caption_scores(generator, prompts, captions) - priors
         said = generator.answer(prompts, LONGEST_CAPTION)
         hits = retrieval_at_1(scores, places)
         best = scores.argmax(1)
@@ -77,11 +78,16 @@ def choose(dataset: Dataset) -> tuple[list[int], list[str]]:
     return chosen, [texts[index] for index in chosen]
 
 
-def _blank_scores(
-    generator: Generator, pictures: Pictures, chosen: list[int], captions: list[list[int]]
-) -> dict[tuple[int, int], np.ndarray]:
-    """Size of a picture -> log p(caption | blank picture of that size) of every caption."""
-    example = {pictures.dataset.sizes(index)[0]: index for index in chosen}
-    sizes = sorted(example)
-    scores = caption_scores(generator, [pictures.prompt(None, example[size], 0, True) for size in sizes], captions)
-    return dict(zip(sizes, scores, strict=True))
+def _priors(opened: OpenRun, generator: Generator, train: Dataset, captions: list[list[int]]) -> np.ndarray:
+    """log p(caption) of every caption under the model: its mean likelihood over PRIOR training pictures."""
+    shown = [(index, picture) for index in range(len(train)) for picture in range(len(train.sizes(index)))]
+    if not shown:
+        raise UserError(f"{train.folder} holds no picture: give the dataset of captions that the run learned from")
+    picked = np.random.default_rng(CHOICE).permutation(len(shown))[:PRIOR]
+    pictures = Pictures(opened, train)
+
+    def work(places: list[int]) -> list[Any]:
+        prompts = [pictures.prompt(None, *shown[picked[place]]) for place in places]
+        return caption_scores(generator, prompts, captions).tolist()
+
+    return marginal(np.array(deal(opened.mesh, len(picked), work)))

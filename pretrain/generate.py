@@ -16,7 +16,7 @@ from torch import Tensor
 from data_pipeline.stream.chat import Chat, Encoded
 from data_pipeline.stream.collate import Ready, collate, widen
 from data_pipeline.stream.layout import Geometry
-from pretrain.mesh import Mesh
+from pretrain.mesh import Mesh, alone
 from pretrain.model.decoder import KeyValueCache
 from pretrain.model.inputs import to_inputs
 from pretrain.model.vlm import VisionLanguageModel
@@ -211,8 +211,9 @@ def generate_from_run(
     """
     from pretrain.answering import open_run, prompt_of
 
-    opened = open_run(run)
-    made = Generator(opened.model, opened.chat, opened.geometry, opened.mesh).answer(
-        [prompt_of(opened, images, prompt)], max_new, temperature, top_p, top_k, seed
-    )[0]
+    with alone() as mesh:
+        opened = open_run(run, mesh)
+        made = Generator(opened.model, opened.chat, opened.geometry, mesh).answer(
+            [prompt_of(opened, images, prompt)], max_new, temperature, top_p, top_k, seed
+        )[0]
     return {"ids": made.ids, "text": made.text, "logprobs": made.logprobs}

@@ -6,29 +6,26 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import TrainRecipe
+from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.collate import Ready, collate, widen
 from data_pipeline.stream.images import decode
-from data_pipeline.stream.layout import grid_of
+from data_pipeline.stream.layout import geometry_of, grid_of
 from data_pipeline.stream.tables import OpenData, open_data
-from pretrain.mesh import init_mesh
+from pretrain.mesh import alone
 from pretrain.model.inputs import to_inputs
 from pretrain.model.vlm import make_model
+from pretrain.shapes import parameters_of, shapes_of
 
+LARGE = 100_000_000
+"""Parameters of a model that is not made just to look at shapes."""
 LEARNED, SLOT, MARK, PLAIN = "\033[32;1m", "\033[36m", "\033[2m", "\033[0m"
 
 
 def inspect_sample(
     recipe: TrainRecipe, sample: int, colour: bool = True, as_json: bool = False
 ) -> str | dict[str, Any]:
-    """Show sample `sample` of the recipe's first source.
-
-    The course's example: a 224 x 224 picture under a ViT of patch 16 and a text of 4 tokens make 200 positions.
-
-    >>> from data_pipeline.stream.layout import Geometry, layout
-    >>> counts = layout(((224, 224),), 4, 0, Geometry(patch=16, merge=1, mode="square", size=224))
-    >>> counts.visual_tokens, counts.text_tokens, counts.tokens
-    (196, 4, 200)
+    """Show sample `sample` of the recipe's first source: text for a terminal, or plain values.
 
     Raises:
         UserError: there is no such sample.
@@ -42,7 +39,7 @@ def inspect_sample(
 
 
 def describe(recipe: TrainRecipe, data: OpenData, sample: int) -> dict[str, Any]:
-    """Everything as plain values; the shapes come from a real forward pass of a model with fresh weights."""
+    """Everything as plain values; shapes of a small model are those of a forward pass with fresh weights."""
     dataset = data.datasets[0]
     stored, sizes = dataset.read(sample), dataset.sizes(sample)
     encoded = data.chat.encode(stored.conversation, len(sizes))
@@ -51,7 +48,9 @@ def describe(recipe: TrainRecipe, data: OpenData, sample: int) -> dict[str, Any]
     batch = collate(
         [[Ready(encoded, sizes, images=images)]], len(wide.ids), data.geometry, data.chat.pad_id, cnn=data.cnn
     )
-    talk = stored.conversation
+    talk, vocabulary = stored.conversation, data.chat.vocab_size
+    large = parameters_of(recipe.model, vocabulary) > LARGE
+    planned = shapes_of(recipe.model, sizes, encoded.text_tokens, batch.label_tokens, vocabulary)
     return {
         "key": dataset.keys[sample],
         "text": talk.text,
@@ -64,34 +63,37 @@ def describe(recipe: TrainRecipe, data: OpenData, sample: int) -> dict[str, Any]
         "text_tokens": encoded.text_tokens,
         "visual_tokens": len(wide.slots),
         "label_tokens": encoded.label_tokens,
-        "shapes": _shapes(recipe, data, batch),
+        "shapes": planned if large else measured_shapes(recipe, vocabulary, batch),
+        "measured": not large,
     }
 
 
-def _shapes(recipe: TrainRecipe, data: OpenData, batch: Any) -> dict[str, list[int]]:
-    """Shape after each part of the model, in order."""
-    mesh = init_mesh(None, 1)
+def measured_shapes(recipe: TrainRecipe, vocabulary: int, batch: Batch) -> dict[str, list[int]]:
+    """Shape after each part of the model, in order, by running it."""
     parallel = recipe.parallel
-    model = make_model(recipe.model, data.chat.vocab_size, mesh, parallel.precision, parallel.math, recipe.seed)
-    inputs = to_inputs(batch, mesh.device)
-    with torch.no_grad():
+    with alone() as mesh, torch.no_grad():
+        model = make_model(recipe.model, vocabulary, mesh, parallel.precision, parallel.math, recipe.seed)
+        inputs = to_inputs(batch, mesh.device)
         features = model.encode(inputs)
         projected = model.projector(features)
         x = model.embed(inputs.ids, inputs.slots, features)
         hidden = model.decoder(x, inputs.positions, inputs.segments)
         logits = model.decoder.logits(hidden[inputs.picked])
-    pixels = [list(image.shape) for image in inputs.images] if inputs.images else []
-    shapes = {f"picture {number} pixels": shape for number, shape in enumerate(pixels)}
-    if inputs.patches is not None:
-        shapes["patches"] = list(inputs.patches.shape)
+    shapes = {f"picture {n} pixels": list(image.shape) for n, image in enumerate(batch.vision.images or ())}
+    if batch.vision.patches is not None:
+        shapes |= {f"picture {n} pixels": shape for n, shape in enumerate(_pixels(recipe, batch))}
+        shapes["patches"] = list(batch.vision.patches.shape)
+    parts = {"encoder": features, "projector": projected, "embeddings": x, "decoder": hidden}
     return {
         **shapes,
-        "encoder": list(features.shape),
-        "projector": list(projected.shape),
-        "embeddings": list(x.shape),
-        "decoder": list(hidden.shape),
+        **{name: list(tensor.shape) for name, tensor in parts.items()},
         "logits of learned tokens": list(logits.shape),
     }
+
+
+def _pixels(recipe: TrainRecipe, batch: Batch) -> list[list[int]]:
+    cell = geometry_of(recipe.model).cell
+    return [[int(rows) * cell, int(columns) * cell, 3] for rows, columns in batch.vision.grids]
 
 
 def as_text(shown: dict[str, Any], chat: Chat, colour: bool) -> str:
@@ -100,7 +102,9 @@ def as_text(shown: dict[str, Any], chat: Chat, colour: bool) -> str:
     def paint(code: str, text: str) -> str:
         return f"{code}{text}{PLAIN}" if colour else text
 
-    lines = [f"sample {shown['key']}", f"  text: {shown['text']}" if shown["text"] is not None else ""]
+    lines = [f"sample {shown['key']}"]
+    if shown["text"] is not None:
+        lines.append(f"  text: {shown['text']}")
     lines += [f"  {role:>9}: {content}" for role, content in shown["messages"]]
     for number, picture in enumerate(shown["pictures"]):
         (width, height), (rows, columns) = picture["size"], picture["grid"]
@@ -131,10 +135,10 @@ def as_text(shown: dict[str, Any], chat: Chat, colour: bool) -> str:
         f"  slots      {_short(shown['slots'])}",
         f"  learned at {_short(sorted(learned))}",
         "",
-        "shapes:",
+        "shapes:" if shown["measured"] else "shapes (by arithmetic: the model is too large to be made for a look):",
         *(f"  {name:<26} {' x '.join(str(n) for n in shape)}" for name, shape in shown["shapes"].items()),
     ]
-    return "\n".join(line for line in lines if line is not None)
+    return "\n".join(lines)
 
 
 def _short(values: list[int], most: int = 24) -> str:

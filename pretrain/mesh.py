@@ -9,6 +9,8 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,6 +169,15 @@ def destroy_mesh() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
     deepspeed.comm.comm.cdb = None
+
+
+@contextmanager
+def alone() -> Iterator[Mesh]:
+    """This process by itself, for one question; afterwards it can form a mesh again."""
+    try:
+        yield init_mesh(None, 1)
+    finally:
+        destroy_mesh()
 
 
 def param_dtype(precision: str) -> torch.dtype:

@@ -35,10 +35,10 @@ class Pictures:
     """Prompts about the pictures of a dataset. Making one fills the feature cache: a collective.
 
     Args:
-        blank: colour [3] of the blank picture.
+        blank: colour [3] of the blank picture; none: there will be none.
     """
 
-    def __init__(self, opened: OpenRun, dataset: Dataset, blank: np.ndarray):
+    def __init__(self, opened: OpenRun, dataset: Dataset, blank: np.ndarray | None = None):
         self.opened, self.dataset, self.colour = opened, dataset, blank
         self.cnn = isinstance(opened.recipe.model.encoder, EfficientNetLite0)
         self.cache: FeatureCache | None = None
@@ -69,6 +69,7 @@ class Pictures:
     def blank(self, size: tuple[int, int]) -> dict[str, Any]:
         """{features} or {images} of a blank picture of `size` (width, height)."""
         if size not in self._blanks:
+            assert self.colour is not None
             picture = np.broadcast_to(self.colour, (size[1], size[0], 3)).copy()
             self._blanks[size] = (
                 {"images": [picture]} if self.cache is None else {"features": [self._encode(picture, size)]}

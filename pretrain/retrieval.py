@@ -1,7 +1,9 @@
 """Caption retrieval: which of 100 held-out captions belongs to a picture, by the model's own likelihoods.
 
-Score of (picture, caption) = log p(caption | picture) - log p(caption | blank picture): how much the picture helps the
-caption. Fixed in advance; without the second term long or rare captions would always lose.
+Score of (picture, caption) = log p(caption | picture) - log p(caption): pointwise mutual information, how much the
+picture helps the caption. p(caption) is the mean of p(caption | picture) over some *training* pictures. Without that
+term captions that are short or common would always win. (A blank picture in its place was tried on held-out pictures
+outside the hundred: half as many hits, as the model has seen no blank picture in training.)
 """
 
 import math
@@ -29,6 +31,11 @@ def caption_scores(
                 tokens = torch.tensor([list(ids)]).expand(len(group), -1)
                 out[group, number] = continuation_scores(generator, last, cache, tokens).double().numpy()
     return out
+
+
+def marginal(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[P, C] log p(caption | picture) -> [C] log of the mean over pictures of p(caption | picture)."""
+    return np.logaddexp.reduce(scores, axis=0) - math.log(len(scores))
 
 
 def retrieval_at_1(scores: NDArray[np.float64], truth: Sequence[int]) -> list[bool]:

@@ -42,7 +42,8 @@ def write_showcase(
             _face(opened, generator, pictures, "blank", own, own.sample, own.picture),
         ]
         rows.append({"question": own.text, "truths": [own.truth, other.truth], "faces": faces})
-    shown = {"dataset": pictures.dataset.folder, "blank": [int(value) for value in pictures.colour], "rows": rows}
+    colour = [] if pictures.colour is None else pictures.colour.tolist()
+    shown = {"dataset": pictures.dataset.folder, "blank": colour, "rows": rows}
     put(str(folder / "showcase.json"), json.dumps(shown, ensure_ascii=False).encode())
 
 
