@@ -38,7 +38,7 @@ def _add_train(groups: Any) -> None:
         [
             "looksay train demo_caption",
             "looksay train mine.yaml --run runs/first --set optim.clip=0.5 --set parallel.ranks=4",
-            "torchrun --nproc-per-node 8 -m pretrain.cli.main train mine.yaml",
+            "torchrun --nproc-per-node 8 --no-python -- looksay train mine.yaml",
         ],
     )
     train.add_argument("recipe", metavar="RECIPE", help="a recipe's name or file")
