@@ -34,7 +34,10 @@ def test_remedies_free_memory() -> None:
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
         (RuntimeError("The size of tensor a (0) must match"), False),
     ],
 )
