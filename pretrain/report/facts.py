@@ -1,161 +1,161 @@
-"""What went in and how it went: data with rejections, packing, curves, the freeze table, configuration and versions."""
+"""What went in and how it went: data with rejections, packing, curves, the freeze table."""
 
-import json
+from collections.abc import Iterator
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.manifest import read_manifest
-from pretrain.report.pictures import thumbnail
-from pretrain.report.plots import line_chart, rows_to_scale
-from pretrain.report.sections import read_json, read_lines
+from configs.load import load_recipe
+from data_pipeline.manifest import Manifest, read_manifest
+from data_pipeline.shard import read_table
+from data_pipeline.storage import join, read_bytes
+from pretrain.report.folder import read_json, read_lines
+from pretrain.report.markup import fold, image, section, table
+from pretrain.report.pictures import open_dataset, thumbnail
+from pretrain.report.plots import bars, line_chart, packed_rows, padded_rows
+
+THUMBNAILS, REJECTED, ROWS, PLANNED_STEPS = 12, 24, 6, 8
+"""Kept samples shown, rejected rows listed, rows drawn to scale, steps planned for them."""
 
 
 def data(root: Path) -> str:
     """Rows in -> kept and rejected by reason, with thumbnails."""
-    out = []
-    folder = root / "data"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not (path / "manifest.json").exists():
-            continue
-        totals = read_manifest(str(path)).totals
-        pictures = ", ".join(f"{n} with {k}" for k, n in totals["pictures_per_sample"].items())
-        rejected = (
-            "".join(f"<li>{escape(reason)}: {count:,}</li>" for reason, count in totals["rejected"].items())
-            or "<li>none rejected</li>"
-        )
-        count = totals["kept"]
-        shown = "".join(
-            f'<img src="{thumbnail(str(path), i * count // 12, 0, 64)}" alt="" width="64" height="64" loading="lazy">'
-            for i in range(min(12, count))
-        )
-        out.append(
-            f'<article class="wide"><h3>{escape(path.name)}</h3><p><b>{totals["rows"]:,}</b> rows in, <b>{count:,}</b> kept; samples by pictures: {escape(pictures)}</p>'
-            f'<ul>{rejected}</ul><div class="strip">{shown}</div></article>'
-        )
-    return f'<section id="data"><h2>Data</h2>{"".join(out)}</section>' if out else ""
+    folders = sorted(path.parent for path in (root / "data").glob("*/manifest.json"))
+    out = [_dataset(str(folder), read_manifest(str(folder))) for folder in folders]
+    return section(
+        "data", "What went in", "".join(out), "Every row of the source is either kept or rejected for a reason."
+    )
+
+
+def _dataset(folder: str, manifest: Manifest) -> str:
+    totals = manifest.totals
+    rejected = sum(totals["rejected"].values())
+    pictures = ", ".join(f"{n:,} with {k}" for k, n in totals["pictures_per_sample"].items())
+    count = totals["kept"]
+    shown = "".join(_kept(folder, place * count // THUMBNAILS) for place in range(min(THUMBNAILS, count)))
+    reasons = "".join(f"<li>{escape(reason)}: {number:,}</li>" for reason, number in totals["rejected"].items())
+    listed = fold(f"the first of {rejected:,} rejected rows", _rejected(folder, manifest)) if rejected else ""
+    return (
+        f'<article class="wide"><h3>{escape(manifest.name)}</h3>'
+        f'<p class="flow"><b>{totals["rows"]:,}</b> rows in <span aria-hidden="true">&rarr;</span> <b class="good">{count:,}</b> kept, '
+        f'<b class="{"bad" if rejected else ""}">{rejected:,}</b> rejected</p>'
+        f'<p class="truth">pictures a sample: {escape(pictures)}</p>{f"<ul>{reasons}</ul>" if reasons else ""}'
+        f'<div class="strip">{shown}</div>{listed}</article>'
+    )
+
+
+def _kept(folder: str, index: int) -> str:
+    talk = open_dataset(folder).read(index).conversation
+    text = talk.text if talk.messages is None else " ".join(m.content for m in talk.messages[:2])
+    return image(thumbnail(folder, index, 0, 64), (text or "").replace("<image>", "").strip()[:80], 64)
+
+
+def _rejected(folder: str, manifest: Manifest) -> str:
+    rows = [
+        [f"{r['position']:,}", escape(f"{r['stage']}/{r['reason']}"), escape(r["detail"] or "")]
+        for r in _refused(folder, manifest)
+    ]
+    return table(["row", "reason", "detail"], rows, "Rejected rows")
+
+
+def _refused(folder: str, manifest: Manifest) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for entry in manifest.shards:
+        if len(found) >= REJECTED:
+            break
+        rows = read_table(read_bytes(join(folder, f"{entry.name}.outcomes.parquet"))).to_pylist()
+        found += [row for row in rows if row["outcome"] != "kept"]
+    return found[:REJECTED]
 
 
 def packing(stages: dict[str, Path]) -> str:
-    """The first rows drawn to scale: each sample in a row of its own, and packed."""
-    from configs.errors import UserError
-    from configs.load import load_recipe
-    from data_pipeline.stream.statistics import pack_statistics
-
+    """The first rows drawn to scale: each sample padded to its batch's longest, and the same samples packed."""
     out = []
     for name, run in stages.items():
-        if not (run / "config.yaml").exists():
-            continue
-        try:
-            found = pack_statistics(load_recipe(str(run / "config.yaml")), steps=8)
-        except UserError:
-            continue  # the data is being built
-        rows = found["rows_to_scale"]
-        alone = [[tokens] for row in rows for tokens in row][: len(rows)]
+        config = run / "config.yaml"
+        found = _packed(str(config), config.stat().st_mtime_ns)
+        rows = found["rows_to_scale"][:ROWS]
+        visual = [int(value) for value in found["visual_tokens_per_row"]]
         out.append(
             f"<h3>{escape(name)}</h3>"
-            + rows_to_scale(
-                alone,
-                found["longest_sample"],
-                f"padded to the longest sample ({found['longest_sample']} tokens): fill {found['padded_fill']:.1%}",
+            + padded_rows(
+                list(_batches(rows, max(1, round(found["samples_per_row"])))),
+                found["length"],
+                f"padded to the longest of a batch: {found['padded_fill']:.1%} of what is computed is real",
             )
-            + rows_to_scale(
+            + packed_rows(
                 rows,
                 found["length"],
-                f"packed into rows of {found['length']}: fill {found['fill']:.1%}, {found['samples_per_row']:.1f} samples a row",
+                f"the same samples packed into rows of {found['length']}: {found['fill']:.1%}; {found['samples_per_row']:.1f} samples a row, "
+                f"{min(visual)} to {max(visual)} visual tokens ({len(visual)} distinct values)",
             )
         )
-    return f'<section id="packing"><h2>Padded and packed, to scale</h2>{"".join(out)}</section>' if out else ""
+    return section(
+        "packing",
+        "Padded and packed, to scale",
+        "".join(out),
+        "Every block is a sample, as long as its tokens; grey is computed for nothing.",
+    )
+
+
+@lru_cache(maxsize=8)
+def _packed(config: str, changed: int) -> dict[str, Any]:
+    """Planning takes a moment and a run's plan does not change: once per configuration."""
+    from data_pipeline.stream.statistics import pack_statistics
+
+    return pack_statistics(load_recipe(config), steps=PLANNED_STEPS)
+
+
+def _batches(rows: list[list[int]], size: int) -> Iterator[list[int]]:
+    tokens = [count for row in rows for count in row]
+    yield from (tokens[i : i + size] for i in range(0, len(tokens), size))
 
 
 def curves(stages: dict[str, Path]) -> str:
-    """Loss, throughput, fill, gradient norm over steps."""
+    """Loss, throughput, gradient norm over steps, and where a step's time goes."""
     losses: dict[str, Any] = {}
     speed: dict[str, Any] = {}
     norms: dict[str, Any] = {}
+    times = ""
     for name, run in stages.items():
-        rows = read_lines(run / "metrics.jsonl")
-        losses[f"{name}"] = [(r["step"], r["loss"]) for r in rows if "loss" in r]
-        losses[f"{name} held-out"] = [(r["step"], r["validation"]["loss"]) for r in rows if "validation" in r]
-        speed[name] = [(r["step"], r["tokens_per_s"]) for r in rows if "loss" in r]
-        norms[name] = [(r["step"], r["grad_norm"]) for r in rows if "loss" in r]
+        lines = read_lines(run / "metrics.jsonl")
+        rows = [row for row in lines if "loss" in row]
+        losses[name] = [(r["step"], r["loss"]) for r in rows]
+        losses[f"{name}, held-out"] = [(r["step"], r["validation"]["loss"]) for r in lines if "validation" in r]
+        speed[name] = [(r["step"], r["tokens_per_s"]) for r in rows]
+        norms[name] = [(r["step"], r["grad_norm"]) for r in rows]
+        times += _times(name, rows[1:])
     charts = (
-        line_chart("loss per label token", losses)
-        + line_chart("real tokens a second", speed, zero=True)
-        + line_chart("gradient norm", norms, zero=True)
+        line_chart("Loss of a learned token, logarithmic", losses, log=True)
+        + line_chart("Real tokens a second (padding not counted)", speed, zero=True)
+        + line_chart("Gradient norm", norms, log=True)
+        + times
     )
-    return f'<section id="curves"><h2>Learning</h2>{charts}</section>' if charts else ""
+    return section("curves", "Learning", charts)
+
+
+def _times(name: str, rows: list[dict[str, Any]]) -> str:
+    """Mean milliseconds of a step's parts; the first step, which warms up, is left out by the caller."""
+    if not rows:
+        return ""
+    parts = [part for part in rows[0]["seconds"] if part != "total"]
+    means = [(part, 1000 * sum(r["seconds"].get(part, 0.0) for r in rows) / len(rows)) for part in parts]
+    fill, mfu = (sum(row[key] for row in rows) / len(rows) for key in ("fill", "mfu"))
+    return bars(
+        f"{name}: milliseconds of a step; rows {fill:.1%} full; useful FLOPs {mfu:.0%} of the measured peak", means
+    )
 
 
 def freeze(stages: dict[str, Path]) -> str:
     """What trained, at what learning rate, and what was frozen."""
-    body = ""
+    rows = []
     for name, run in stages.items():
         for row in read_json(run / "freeze.json") or []:
             state = f"trained at {row['lr']:g}" if row["trainable"] else "frozen"
-            body += f"<tr><td>{escape(name)}</td><th>{escape(row['module'])}</th><td>{row['parameters']:,}</td><td>{state}</td></tr>"
-    return (
-        f'<section id="freeze"><h2>What trained</h2><table><tr><th>stage</th><th>part</th><th>parameters</th><th></th></tr>{body}</table></section>'
-        if body
-        else ""
-    )
-
-
-def resume(root: Path) -> str:
-    """The killed and resumed segment."""
-    found = read_json(root / "segment" / "segment.json")
-    if not found:
-        return ""
-    verdict = "equal, bit for bit" if found["bitwise"] else "NOT equal"
-    return (
-        f'<section id="resume"><h2>Killed and resumed</h2><p>From the caption checkpoint of step {found["first"]} a second run trained on; one of its ranks was '
-        f"killed at step {found['killed_at']} and the run resumed. At step {found['last']} its weights and the undisturbed run's are <b>{verdict}</b> "
-        f"(SHA-256 {escape(found['found'][:16])}... and {escape(found['expected'][:16])}...).</p></section>"
-    )
-
-
-def configuration(stages: dict[str, Path]) -> str:
-    """Seed, commit, hardware, versions, and each stage's resolved recipe."""
-    out = []
-    for name, run in stages.items():
-        versions, config = read_json(run / "versions.json"), run / "config.yaml"
-        if versions:
-            hardware = versions.get("hardware", {})
-            packages = ", ".join(f"{k} {v}" for k, v in versions.get("versions", {}).items())
-            out.append(
-                f"<p>{escape(name)}: seed {versions.get('seed')}, commit {escape(str(versions.get('commit')))}, {escape(str(hardware.get('name')))} ({hardware.get('cores')} cores), {escape(packages)}</p>"
-            )
-        if config.exists():
-            out.append(
-                f"<details><summary>{escape(name)}: resolved recipe</summary><pre>{escape(config.read_text(encoding='utf-8'))}</pre></details>"
-            )
-    return f'<section id="configuration"><h2>Configuration</h2>{"".join(out)}</section>' if out else ""
-
-
-def status(stages: dict[str, Path]) -> str:
-    """Where each stage stands."""
-    parts = []
-    for name, run in stages.items():
-        found = read_json(run / "status.json")
-        if found:
-            parts.append(
-                f'<span class="state {escape(found["state"])}">{escape(name)}: {escape(found["state"])}, step {found["step"]} of {found["steps"]}</span>'
-            )
-    return f'<p class="status">{" ".join(parts)}</p>' if parts else ""
-
-
-def running(stages: dict[str, Path]) -> bool:
-    return any((read_json(run / "status.json") or {}).get("state") == "running" for run in stages.values())
-
-
-def summary_line(root: Path) -> str:
-    """The demo's numbers in one sentence, once it is over."""
-    path = root / "summary.json"
-    if not path.exists():
-        return ""
-    found = json.loads(path.read_bytes())
-    return (
-        f'<p class="lead">easy-VQA test accuracy <b>{found["vqa"]["accuracy"]:.1%}</b> where text alone reaches {found["vqa"]["text_only"]:.1%}; '
-        f"{found['image_swap']['pair_accuracy']:.1%} of picture pairs answered rightly; caption retrieval among 100 {found['caption']['retrieval_at_1_of_100']:.0%}; "
-        f"{found['train']['real_tokens_per_s']:,.0f} real tokens a second; {found['seconds']['total']:.0f} s in all.</p>"
+            rows.append((escape(row["module"]), escape(name), f"{row['parameters']:,}", state))
+    return section(
+        "freeze",
+        "What trained",
+        table(["part", "stage", "parameters", ""], rows, "Parts of the model by stage") if rows else "",
     )

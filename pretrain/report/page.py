@@ -1,24 +1,19 @@
 """The page: sections in order, style and script inlined, written atomically."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
 from configs.errors import UserError
 from data_pipeline.storage import put
-from pretrain.report import facts, sections
+from pretrain.report import facts, origin, said, swap
+from pretrain.report.folder import is_ours, running, stages_of
 
 ASSETS = Path(__file__).parent / "assets"
-REFRESH_SECONDS = 20
-
-
-def stages_of(root: Path) -> dict[str, Path]:
-    """Runs of a demo folder (caption, sft, in order), or the folder itself where it is a run."""
-    found = {name: root / name for name in ("caption", "sft") if (root / name / "config.yaml").exists()}
-    if not found and (root / "config.yaml").exists():
-        found = {root.name: root}
-    return found
+REFRESH_SECONDS = 15
+SIZE_LIMIT = 3_000_000
+"""Bytes that a page never reaches: it is opened on phones."""
 
 
 def write_report(roots: Sequence[Path]) -> Path:
@@ -29,13 +24,12 @@ def write_report(roots: Sequence[Path]) -> Path:
     """
     stages: dict[str, Path] = {}
     for root in roots:
-        found = stages_of(root)
-        if not found and not (root / "data").is_dir():
+        if not is_ours(root):
             raise UserError(
                 f"{root} is neither a run nor a demo folder: give a folder made by `looksay train` or `looksay demo`"
             )
-        for name, run in found.items():
-            stages[name if name not in stages else f"{root.name}/{name}"] = run
+        for name, run in stages_of(root).items():
+            stages[name if name not in stages else f"{root.resolve().name}/{name}"] = run
     path = roots[0] / "report.html"
     put(str(path), render(roots[0], stages).encode())
     return path
@@ -44,30 +38,47 @@ def write_report(roots: Sequence[Path]) -> Path:
 def render(root: Path, stages: dict[str, Path]) -> str:
     """The whole page as text."""
     runs = list(stages.values())
-    body = [
-        facts.status(stages),
-        facts.summary_line(root),
-        *(sections.swap(run) for run in runs),
-        sections.over_time(root, stages),
-        facts.packing(stages),
-        facts.data(root),
-        facts.curves(stages),
-        facts.freeze(stages),
-        *(sections.mistakes(run) for run in runs),
-        *(sections.captions(run) for run in runs),
-        sections.scores(stages),
-        facts.resume(root),
-        facts.configuration(stages),
+    parts: list[Callable[[], str]] = [
+        lambda: origin.status(root, stages),
+        lambda: origin.lead(root),
+        lambda: origin.failure(root, stages),
+        lambda: origin.compared(stages),
+        *((lambda run=run: swap.choose(run)) for run in runs),
+        lambda: said.over_time(stages),
+        lambda: facts.packing(stages),
+        lambda: facts.data(root),
+        lambda: facts.curves(stages),
+        lambda: facts.freeze(stages),
+        *((lambda run=run: said.mistakes(run)) for run in runs),
+        *((lambda run=run: said.captions(run)) for run in runs),
+        lambda: swap.test(stages),
+        lambda: origin.resume(root),
+        lambda: origin.configuration(stages),
     ]
-    refresh = f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">' if facts.running(stages) else ""
+    body = "\n".join(text for text in map(_part, parts) if text)
+    live = running(root, stages)
+    if "<section" not in body:
+        body += f"<p>{'Nothing to show yet: the data are being made.' if live else 'Nothing is here yet.'}</p>"
     style = (ASSETS / "report.css").read_text(encoding="utf-8")
     script = (ASSETS / "report.js").read_text(encoding="utf-8")
-    title = escape(f"looksay: {root.name}")
-    written = time.strftime("%Y-%m-%d %H:%M:%S")
-    content = "\n".join(part for part in body if part) or "<p>Nothing is here yet.</p>"
+    title = escape(root.resolve().name)
+    now = time.time()
+    written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+    again = f'<noscript><meta http-equiv="refresh" content="{REFRESH_SECONDS}"></noscript>' if live else ""
+    data = f' data-refresh="{REFRESH_SECONDS}" data-written="{now:.0f}"' if live else ""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark">{refresh}<title>{title}</title><style>{style}</style></head>'
-        f'<body><header><h1>look, then say</h1><p class="when">{title}, written {written}</p></header><main>{content}</main>'
+        f'<meta name="color-scheme" content="light dark">{again}<title>{title}: look, then say</title><style>{style}</style></head>'
+        f'<body{data}><header><h1>look, then say</h1><p class="when">{title}, written {written}</p></header><main>{body}</main>'
         f"<script>{script}</script></body></html>"
     )
+
+
+def _part(make: Callable[[], str]) -> str:
+    """A part that cannot be shown (a dataset was moved, a file is being written) says so; the others are shown."""
+    try:
+        return make()
+    except (UserError, OSError, ValueError, KeyError, IndexError) as error:
+        return (
+            f'<p class="missing">A part of this page cannot be shown: {escape(str(error) or type(error).__name__)}</p>'
+        )

@@ -8,6 +8,8 @@ from PIL import Image
 
 from data_pipeline.stream.reader import Dataset
 
+SIDE = 96
+
 
 @lru_cache(maxsize=16)
 def open_dataset(folder: str) -> Dataset:
@@ -15,7 +17,7 @@ def open_dataset(folder: str) -> Dataset:
 
 
 @lru_cache(maxsize=1024)
-def thumbnail(folder: str, sample: int, number: int = 0, side: int = 96) -> str:
+def thumbnail(folder: str, sample: int, number: int = 0, side: int = SIDE) -> str:
     """Picture `number` of a sample as a WebP data URI of at most `side` pixels."""
     data = open_dataset(folder).read(sample).images[number]
     with Image.open(io.BytesIO(data)) as picture:
@@ -24,9 +26,10 @@ def thumbnail(folder: str, sample: int, number: int = 0, side: int = 96) -> str:
     return _uri(small)
 
 
-def blank(colour: tuple[int, int, int], side: int = 96) -> str:
+def blank(colour: tuple[int, ...], side: int = 8) -> str:
     """A picture of one colour as a data URI."""
-    return _uri(Image.new("RGB", (side, side), colour))
+    red, green, blue = (max(0, min(255, round(value))) for value in (colour or (128, 128, 128)))
+    return _uri(Image.new("RGB", (side, side), (red, green, blue)))
 
 
 def _uri(picture: Image.Image) -> str:
