@@ -10,7 +10,7 @@ import struct
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from data_pipeline.sample import ImageInfo
 
@@ -57,10 +57,12 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data), formats=READABLE)
+            Image.init()
+            # Pillow trips over a format that this build of it does not have.
+            picture = Image.open(io.BytesIO(data), formats=[name for name in READABLE if name in Image.OPEN])
     except Image.DecompressionBombError as error:
         raise PictureError("too_many_pixels", str(error)) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except BROKEN as error:  # UnidentifiedImageError is an OSError
         raise PictureError("not_a_picture", _detail(error)) from None
     width, height = picture.size
     if width * height > max_pixels:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from configs.errors import UserError
+from configs.errors import RunError, UserError
 from configs.ingest import RayConfig
 from configs.schema import BuildRecipe
 from data_pipeline.ingest.compose import compose
@@ -166,10 +166,22 @@ def _run_units(recipe: BuildRecipe, records: list[Record], missing: list[int], p
                 flying[ref] = len(part)
             ready, _ = ray.wait(list(flying), num_returns=1, timeout=60)
             for ref in ready:
-                done = ray.get(ref)
+                done = _result(ref)
                 kept, rejected = kept + done[0], rejected + done[1]
                 bar.set_postfix(kept=kept, rejected=rejected, refresh=False)
                 bar.update(flying.pop(ref))
+
+
+def _result(ref: Any) -> Any:
+    """What a task returned; what it says to a person is raised without Ray's traceback around it."""
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError | RunError):
+            raise error.cause from None
+        raise
 
 
 def _anchored(record: Record) -> Record:

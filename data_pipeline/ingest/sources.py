@@ -66,14 +66,18 @@ def _folder(source: FolderSource) -> Iterator[Record]:
         name = str(path.relative_to(source.path))
         image = (ImageRef(str(path)),)
         text, talk = path.with_suffix(".txt"), path.with_suffix(".json")
-        if talk.exists():
-            yield _from_json(talk.read_bytes(), image, {"file": name})
-        elif text.exists():
-            yield Record(
-                image, text=text.read_text(encoding="utf-8", errors="replace").strip(), provenance={"file": name}
-            )
-        else:
-            yield Record(image, provenance={"file": name}, problem="no_sidecar")
+        provenance = {"file": name}
+        try:
+            if talk.exists():
+                record = _from_json(talk.read_bytes(), image, provenance)
+            elif text.exists():
+                caption = text.read_text(encoding="utf-8-sig", errors="replace").strip()
+                record = Record(image, text=caption, provenance=provenance)
+            else:
+                record = Record(image, provenance=provenance, problem="no_sidecar")
+        except OSError:
+            record = Record(image, provenance=provenance, problem="unreadable_sidecar")
+        yield record
 
 
 def _jsonl(source: JsonlSource) -> Iterator[Record]:

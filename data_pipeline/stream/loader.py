@@ -123,7 +123,7 @@ class Loader:
             if self.features is not None:
                 encoded = self._conversations.get((source, index))
                 if encoded is None:
-                    encoded = self.chat.encode(dataset.read(index).conversation, len(sizes))
+                    encoded = self.chat.encode(dataset.conversation(index), len(sizes))
                     self._conversations[source, index] = encoded
                 return Ready(encoded, sizes, features=self.features.get(source, index), info=info)
             stored = dataset.read(index)

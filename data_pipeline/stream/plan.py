@@ -89,6 +89,7 @@ class Planner:
     def __init__(self, tables: Sequence[SampleTable], weights: Sequence[float], settings: PlanSettings, seed: int):
         self.tables, self.weights, self.settings, self.seed = list(tables), list(weights), settings, seed
         self.usable = [np.flatnonzero((t.tokens > 0) & (t.tokens <= settings.length)) for t in self.tables]
+        self.unreadable = [int((t.tokens <= 0).sum()) for t in self.tables]
         self.too_long = [int((t.tokens > settings.length).sum()) for t in self.tables]
         for table, usable in zip(self.tables, self.usable, strict=True):
             if not len(usable):

@@ -116,20 +116,25 @@ class Dataset:
             BadSample: the bytes are wrong.
             RunError: the storage did not answer for RETRY_SECONDS.
         """
-        shard = self.shard_of(index)
-        path = join(self.folder, f"{shard}.tar")
-        body = self._member(
-            path, index, int(self._json[0][index]), int(self._json[1][index]), int(self._json[2][index])
-        )
-        try:
-            conversation = parse_body(body)
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._bad(path, index, int(self._json[0][index]), len(body), f"JSON: {error}") from None
+        conversation, path = self.conversation(index), self._tar(index)
         images = [
             self._member(path, index, int(offset), int(size), int(hashed))
             for offset, size, hashed in zip(*(part[index] for part in self._image), strict=True)
         ]
         return StoredSample(conversation, images)
+
+    def conversation(self, index: int) -> Conversation:
+        """The text side alone: pictures are not touched. Raises as `read` does."""
+        path = self._tar(index)
+        offset, size, hashed = (int(part[index]) for part in self._json)
+        body = self._member(path, index, offset, size, hashed)
+        try:
+            return parse_body(body)
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._bad(path, index, offset, size, f"JSON: {error}") from None
+
+    def _tar(self, index: int) -> str:
+        return join(self.folder, f"{self.shard_of(index)}.tar")
 
     def _bad(self, path: str, index: int, offset: int, size: int, reason: str) -> BadSample:
         return BadSample(path, self.keys[index], offset, offset + size, reason)

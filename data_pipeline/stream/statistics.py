@@ -39,6 +39,7 @@ def pack_statistics(recipe: TrainRecipe, steps: int | None = None) -> dict[str, 
         "padded_fill": float(sum(lengths) / sum(padded)),
         "longest_sample": max(lengths),
         "too_long": dict(zip(data.labels, data.planner.too_long, strict=True)),
+        "unreadable": dict(zip(data.labels, data.planner.unreadable, strict=True)),
         "visual_tokens_per_row": {str(k): v for k, v in sorted(Counter(visual).items())},
         "pictures_per_sample": {str(k): v for k, v in sorted(pictures.items())},
         "rows_to_scale": [[int(data.planner.tables[s].tokens[i]) for s, _, i in row.samples] for row in rows[:12]],
@@ -57,6 +58,11 @@ def pack_table(statistics: dict[str, Any]) -> str:
     lines += [
         f"source {name}: {count} samples are longer than a row and never drawn"
         for name, count in statistics["too_long"].items()
+        if count
+    ]
+    lines += [
+        f"source {name}: the text of {count} samples is unreadable, they are never drawn; run `looksay data verify`"
+        for name, count in statistics["unreadable"].items()
         if count
     ]
     return "\n".join(lines)

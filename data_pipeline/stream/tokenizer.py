@@ -15,7 +15,7 @@ from data_pipeline.stream.reader import Dataset
 def texts_of(dataset: Dataset) -> Iterator[str]:
     """Pieces of text exactly as the template cuts them: between marks, each on its own."""
     for index in range(len(dataset)):
-        talk = dataset.read(index).conversation
+        talk = dataset.conversation(index)
         contents = [talk.text or ""] if talk.messages is None else [m.content for m in talk.messages]
         for content in contents:
             yield from (part for part in content.split(IMAGE_MARK) if part)

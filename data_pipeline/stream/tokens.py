@@ -1,7 +1,9 @@
 """Token counts of a dataset under a tokenizer and template, made once: DATASET/tokens/FINGERPRINT/NNNNN.parquet."""
 
+import errno
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +32,30 @@ def token_counts(dataset: Dataset, chat: Chat) -> tuple[NDArray[np.int32], NDArr
     for number, shard in enumerate(dataset.shards):
         path = join(folder, f"{shard}.parquet")
         if not exists(path):
-            put(path, table_bytes(_count(dataset, chat, int(dataset.starts[number]), int(dataset.starts[number + 1]))))
-        table = read_table(read_bytes(path))
+            table = _count(dataset, chat, int(dataset.starts[number]), int(dataset.starts[number + 1]))
+            _keep(path, table)
+        else:
+            table = read_table(read_bytes(path))
         text.append(np.asarray(table.column("text_tokens"), np.int32))
         labels.append(np.asarray(table.column("label_tokens"), np.int32))
     return np.concatenate(text), np.concatenate(labels)
+
+
+def _keep(path: str, table: pa.Table) -> None:
+    """Store the counts, unless the dataset lies where nothing can be written: then each start counts again."""
+    try:
+        put(path, table_bytes(table))
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        logging.getLogger(__name__).warning("%s cannot be written (%s): counted for this start only", path, error)
 
 
 def _count(dataset: Dataset, chat: Chat, start: int, stop: int) -> pa.Table:
     text, labels = [], []
     for index in range(start, stop):
         try:
-            encoded = chat.encode(dataset.read(index).conversation, len(dataset.sizes(index)))
+            encoded = chat.encode(dataset.conversation(index), len(dataset.sizes(index)))
             text.append(encoded.text_tokens)
             labels.append(encoded.label_tokens)
         except (BadSample, ValueError):

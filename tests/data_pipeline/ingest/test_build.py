@@ -18,6 +18,7 @@ from data_pipeline.ingest.verify import verify
 from data_pipeline.manifest import read_manifest
 from data_pipeline.sample import key_of
 from data_pipeline.shard import read_table
+from data_pipeline.stream.reader import Dataset
 from tests.data_pipeline.conftest import build_recipe, contents, encoded, fill, noise, write_json
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -79,6 +80,22 @@ def test_every_row_is_kept_or_has_its_reason(mixed: Path, tmp_path: Path) -> Non
     assert [entry.samples for entry in manifest.shards] == [7, 7, 7, 2], "all shards but the last are full"
     assert verify(str(out)).problems == []
     assert sorted(path.name for path in out.iterdir() if path.suffix not in (".tar", ".parquet")) == ["manifest.json"]
+
+
+def test_sidecars_of_any_kind(tmp_path: Path) -> None:
+    """UTF-8 with and without its mark, whatever the locale; one that cannot be read costs its own row only."""
+    photos = tmp_path / "photos"
+    fill(photos, 4)
+    (photos / "p000.txt").write_bytes("caf\u00e9 \u4e2d".encode())
+    (photos / "p001.txt").write_bytes(b"\xef\xbb\xbfmarked")
+    (photos / "p002.txt").unlink()
+    (photos / "p002.txt").mkdir()
+    out = tmp_path / "out"
+    totals = build(build_recipe(photos, out), progress=False).totals
+    assert totals["rejected"] == {"source/unreadable_sidecar": 1}
+    dataset = Dataset(str(out))
+    texts = [dataset.conversation(n).text for n in range(len(dataset))]
+    assert texts == ["caf\u00e9 \u4e2d", "marked", "the noise number 3"]
 
 
 def test_jsonl_counts_missing_pictures_and_odd_lines(tmp_path: Path) -> None:

@@ -135,6 +135,17 @@ def test_what_is_no_picture_says_why() -> None:
         assert caught.value.reason == reason
 
 
+def test_a_format_that_this_pillow_lacks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow before 11.3 has no AVIF, and raised KeyError for whatever the formats before it did not take."""
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "AVIF"])
+    assert pixels(encoded(noise(0))).shape == (16, 24, 3)
+    with pytest.raises(PictureError) as caught:
+        decode(b"hello", MOST)
+    assert caught.value.reason == "not_a_picture"
+
+
 def test_sizes() -> None:
     wide = noise(3, 100, 30)
     assert resize(wide, "keep-ratio", 50).size == (50, 15)

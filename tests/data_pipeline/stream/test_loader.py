@@ -1,5 +1,6 @@
 """The loader: the same rows at any number of ranks, steps that can be sought, damage that is counted and named."""
 
+import errno
 import json
 import shutil
 import threading
@@ -246,6 +247,32 @@ def test_the_reader_names_what_is_wrong(copy: Path) -> None:
     (copy / "talks" / "00002.index.parquet").unlink()
     with pytest.raises(UserError, match=r"00002\.index\.parquet is missing"):
         Dataset(str(copy / "talks"))
+
+
+def test_what_is_unreadable_when_counted_is_never_drawn_and_said(world: Path, tmp_path: Path) -> None:
+    """A damaged text has no length. A damaged picture has one: it is drawn, and then a filler."""
+    folder = Path(shutil.copytree(world, tmp_path / "world"))
+    shutil.rmtree(folder / "captions" / "tokens", ignore_errors=True)
+    flip(folder / "captions", "00000", 4, "json_offset")
+    flip(folder / "captions", "00000", 5, "image_offset")
+    figures = pack_statistics(train_recipe(folder))
+    assert figures["unreadable"] == {"captions": 1, "talks": 0}
+    assert "source captions: the text of 1 samples is unreadable" in pack_table(figures)
+    made = Loader(train_recipe(folder))
+    assert 4 not in made.planner.usable[0] and 5 in made.planner.usable[0]
+
+
+def test_a_dataset_that_cannot_be_written_is_counted_each_time(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_pipeline.stream import tokens
+
+    def refuse(path: str, data: bytes) -> None:
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    wanted = Loader(train_recipe(copy)).ids_hash(0)
+    shutil.rmtree(copy / "captions" / "tokens")
+    monkeypatch.setattr(tokens, "put", refuse)
+    assert Loader(train_recipe(copy)).ids_hash(0) == wanted
+    assert not (copy / "captions" / "tokens").exists()
 
 
 # ---- logs and figures ----------------------------------------------------------------------------------------------
