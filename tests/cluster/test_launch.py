@@ -198,6 +198,8 @@ def test_however_the_launcher_ends_no_rank_stays(tmp_path: Path, sent: signal.Si
         env=env,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        # A shell's background job ignores SIGINT, and so would its children: these tests may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         pids = json.loads(wait_for(told))
