@@ -3,152 +3,230 @@
 data -> tokenizer -> [one start of two ranks: caption -> sft -> evaluate] -> segment (killed, resumed) -> report
 """
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
 from configs.load import dump_recipe, load_recipe
-from configs.schema import TrainRecipe
+from configs.schema import BuildRecipe, TrainRecipe
 from data_pipeline.storage import put
 from pretrain.demo_segment import run_segment
 from pretrain.demo_summary import write_summary
+from pretrain.report.folder import MARKER
 from pretrain.report.live import Refresher
 from pretrain.report.page import write_report
-from pretrain.run_folder import steps_of
+from pretrain.run_folder import check_run_folder, steps_of
 from pretrain.session import run_jobs
 
 DATASETS = ("emoji_train", "emoji_heldout", "vqa_train", "vqa_test")
 VOCABULARY = 2048
-MARKER = "demo.json"
+STAGES = {"caption": ("demo_caption", "emoji_train", "emoji_heldout"), "sft": ("demo_sft", "vqa_train", "vqa_test")}
+"""Stage -> its recipe, what it trains on, what is held out."""
 
 
-class Stopwatch:
-    """Seconds of each part, kept in demo.json so that a second start still knows what the first one took."""
+@dataclass
+class Plan:
+    """All that a demo will do: four datasets by name, two stages by name."""
 
-    def __init__(self, root: Path):
-        self.path = root / MARKER
-        self.seconds: dict[str, float] = json.loads(self.path.read_bytes())["seconds"] if self.path.exists() else {}
-        self.begun = time.perf_counter()
-        self.save()
+    root: Path
+    data: dict[str, BuildRecipe]
+    caption: TrainRecipe
+    sft: TrainRecipe
+
+
+@dataclass
+class Journal:
+    """demo.json: what is going on, and the seconds of work of each part over all starts of this demo."""
+
+    path: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    install: float | None = None
+    state: str = "running"
+    part: str | None = None
+
+    @classmethod
+    def open(cls, root: Path) -> "Journal":
+        path = root / MARKER
+        old = json.loads(path.read_bytes()) if path.exists() else {}
+        made = cls(path, old.get("seconds", {}), old.get("install"))
+        given = os.environ.get("LOOKSAY_INSTALL_SECONDS", "")
+        if given.replace(".", "", 1).isdigit():
+            made.install = float(given)
+        made.save()
+        return made
 
     def save(self) -> None:
-        put(str(self.path), json.dumps({"seconds": self.seconds}).encode())
+        known = {"state": self.state, "part": self.part, "seconds": self.seconds, "install": self.install}
+        put(str(self.path), json.dumps(known).encode())
 
-    @contextmanager
-    def part(self, name: str, title: str) -> Iterator[None]:
+    @contextlib.contextmanager
+    def doing(self, part: str, title: str) -> Iterator[list[bool]]:
+        """Count the seconds of a part, unless it says that all of it was reused: `with ... as worked: worked.append(...)`."""
         print(f"\n== {title}", flush=True)
-        start = time.perf_counter()
-        yield
-        taken = time.perf_counter() - start
-        print(f"   {taken:.1f} s", flush=True)
-        if taken > self.seconds.get(name, 0.0) or name not in self.seconds:
-            self.seconds[name] = round(taken, 1)  # a reused part keeps the time that it took to make
+        worked: list[bool] = []
+        self.part, start = part, time.perf_counter()
         self.save()
+        try:
+            yield worked
+        finally:
+            taken = time.perf_counter() - start
+            if worked != [False]:
+                self.seconds[part] = round(self.seconds.get(part, 0.0) + taken, 1)
+                print(f"   {taken:.1f} s", flush=True)
+            self.save()
+
+    def close(self, state: str) -> None:
+        """The demo ends: done, failed or stopped."""
+        self.state = state
+        self.part = None if state == "done" else self.part
+        self.save()
+
+    @property
+    def total(self) -> float:
+        return round(sum(self.seconds.values()), 1)
 
 
 def run_demo(folder: str, seed: int = 0, sets: Sequence[str] = (), dry_run: bool = False) -> int:
     """Run or continue the demo in `folder`; prints the path of its report.
 
     Args:
-        sets: `caption.KEY=VALUE` or `sft.KEY=VALUE`.
+        sets: `caption.KEY=VALUE`, `sft.KEY=VALUE` or `data.DATASET.KEY=VALUE`.
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or a demo of other settings.
+        RunError: a rank failed.
     """
-    root = Path(folder)
-    caption, sft = stage_recipes(root, seed, sets)
+    plan = make_plan(Path(folder), seed, sets)
+    root = plan.root
     if dry_run:
         print(
-            f"would build {len(DATASETS)} datasets in {root / 'data'}, train {caption.stage.steps} + {sft.stage.steps} steps, evaluate, and write {root / 'report.html'}"
+            f"would build {len(plan.data)} datasets in {root / 'data'}, train {plan.caption.stage.steps} + {plan.sft.stage.steps} steps, "
+            f"evaluate, and write {root / 'report.html'}"
         )
         return 0
-    if root.exists() and any(root.iterdir()) and not (root / MARKER).exists():
-        raise UserError(f"{root} holds something else: choose another --folder, or empty it")
+    check_folder(plan)
     root.mkdir(parents=True, exist_ok=True)
-    watch = Stopwatch(root)
-    with Refresher(root):
-        with watch.part("data", "data: emoji captions and easy-VQA questions -> WebDataset"):
-            build_data(root)
-        with watch.part("ranks", f"caption pretraining, SFT and evaluation on {caption.parallel.ranks} ranks"):
-            train_and_evaluate(root, caption, sft)
-        with watch.part("segment", "a rank is killed and the run resumed: are the weights the same?"):
-            run_segment(root, caption)
-    watch.seconds["total"] = round(sum(watch.seconds[part] for part in ("data", "ranks", "segment")), 1)
-    watch.save()
-    summary = write_summary(root, watch.seconds)
+    begun, journal = time.perf_counter(), Journal.open(root)
+    print(f"looksay demo in {root}; its report, from the second minute on: {root / 'report.html'}", flush=True)
+    try:
+        with Refresher(root):
+            summary = run_parts(plan, journal)
+        journal.close("done")
+    except BaseException as error:
+        journal.close("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+        with contextlib.suppress(OSError):  # the page is only a view: the first error is the one to tell
+            write_report([root])
+        raise
     report = write_report([root])
     print(
-        f"\n{highlights(summary)}\nlooksay demo: {time.perf_counter() - watch.begun:.0f} s now, {watch.seconds['total']:.0f} s in all"
+        f"\n{highlights(summary)}\nlooksay demo: {time.perf_counter() - begun:.0f} s now, {journal.total:.0f} s in all"
     )
     print(report)
     return 0
 
 
-def stage_recipes(root: Path, seed: int, sets: Sequence[str]) -> tuple[TrainRecipe, TrainRecipe]:
-    """The two stages with their folders under `root`."""
-    places = {
-        "caption": ("demo_caption", "emoji_train", "emoji_heldout"),
-        "sft": ("demo_sft", "vqa_train", "vqa_test"),
+def run_parts(plan: Plan, journal: Journal) -> dict[str, Any]:
+    """Data, ranks, segment and summary in order, each reused where it is whole. Returns the summary."""
+    with journal.doing("data", "data: emoji captions and easy-VQA questions -> WebDataset") as worked:
+        worked.append(build_data(plan))
+    ranks = plan.caption.parallel.ranks
+    with journal.doing("ranks", f"caption, SFT and evaluation in one start of {ranks} ranks") as worked:
+        worked.append(train_and_evaluate(plan))
+    with journal.doing("segment", "a rank is killed and the run resumed: are the weights the same?") as worked:
+        worked.append(run_segment(plan.root, plan.caption))
+    return write_summary(plan.root, {**journal.seconds, "total": journal.total}, journal.install)
+
+
+def check_folder(plan: Plan) -> None:
+    """Before anything is done: the folder is new, or a demo of these very settings.
+
+    Raises:
+        UserError: it is not.
+    """
+    root = plan.root
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file: choose another --folder")
+    if root.exists() and any(root.iterdir()) and not (root / MARKER).exists():
+        raise UserError(f"{root} holds something else: choose another --folder, or empty it")
+    for name, recipe in (("caption", plan.caption), ("sft", plan.sft)):
+        check_run_folder(root / name, recipe, option="--folder")
+
+
+def make_plan(root: Path, seed: int, sets: Sequence[str]) -> Plan:
+    """The recipes with their folders under `root` and the user's settings."""
+    settings: dict[str, list[str]] = {name: [] for name in (*STAGES, *(f"data.{name}" for name in DATASETS))}
+    for item in sets:
+        owner = next((name for name in settings if item.startswith(f"{name}.")), None)
+        if owner is None:
+            raise UserError(
+                f"--set {item!r}: begin with caption., sft. or data.DATASET. ({', '.join(DATASETS)}), for example --set sft.stage.steps=100"
+            )
+        settings[owner].append(item.removeprefix(f"{owner}."))
+    data = {
+        name: load_recipe(f"demo_{name}", [f"output={root}/data/{name}", *settings[f"data.{name}"]])
+        for name in DATASETS
     }
-    made = []
-    for stage, (name, train, heldout) in places.items():
-        overrides = [
+    stages = {}
+    for stage, (name, train, heldout) in STAGES.items():
+        places = [
             f"seed={seed}",
             f"data.sources.0.path={root}/data/{train}",
             f"data.tokenizer={root}/data/tokenizer",
             f"evaluate.source={root}/data/{heldout}",
         ]
-        overrides += [f"stage.start_from={root}/caption"] if stage == "sft" else []
-        for item in sets:
-            part, dot, rest = item.partition(".")
-            if part not in places or not dot:
-                raise UserError(f"--set {item!r}: begin with caption. or sft., for example --set sft.stage.steps=100")
-            overrides += [rest] if part == stage else []
-        made.append(load_recipe(name, overrides))
-    return made[0], made[1]
+        places += [f"stage.start_from={root}/caption"] if stage == "sft" else []
+        stages[stage] = load_recipe(name, [*places, *settings[stage]])
+    return Plan(root, data, stages["caption"], stages["sft"])
 
 
-def build_data(root: Path) -> None:
-    """The four datasets on one Ray, then the tokenizer."""
+def build_data(plan: Plan) -> bool:
+    """The four datasets on one Ray, then the tokenizer. Returns whether there was anything to do."""
     from data_pipeline.ingest.job import build, local_ray
     from data_pipeline.manifest import NAME
     from data_pipeline.stream.tokenizer import train_tokenizer
 
-    recipes = [load_recipe(f"demo_{name}", [f"output={root}/data/{name}"]) for name in DATASETS]
-    missing = [recipe for recipe in recipes if not (Path(recipe.output) / NAME).exists()]
-    if missing:
+    recipes = list(plan.data.values())
+    if all((Path(recipe.output) / NAME).exists() for recipe in recipes):
+        made = [build(recipe) for recipe in recipes]
+    else:
         with local_ray(recipes[0].ray):
             made = [build(recipe) for recipe in recipes]
-    else:
-        made = [build(recipe) for recipe in recipes]
     for recipe, manifest in zip(recipes, made, strict=True):
-        totals = manifest.totals
-        state = "reused" if manifest.reused else "built"
+        totals, state = manifest.totals, "reused" if manifest.reused else "built"
+        pictures = ", ".join(f"{count} with {number}" for number, count in totals["pictures_per_sample"].items())
         print(
-            f"   {recipe.output}: {state}, {totals['kept']} of {totals['rows']} rows, pictures a sample {totals['pictures_per_sample']}"
+            f"   {recipe.output}: {state}, {totals['kept']} of {totals['rows']} rows kept; pictures a sample: {pictures}"
         )
-    folder = root / "data" / "tokenizer"
-    if (folder / "tokenizer.json").exists():
-        print(f"   {folder}: reused")
-    else:
-        sources = [str(root / "data" / name) for name in ("emoji_train", "vqa_train")]
+    folder = plan.root / "data" / "tokenizer"
+    made_tokenizer = not (folder / "tokenizer.json").exists()
+    if made_tokenizer:
+        sources = [plan.data[name].output for name in ("emoji_train", "vqa_train")]
         print(f"   {folder}: {train_tokenizer(sources, str(folder), VOCABULARY)} tokens")
+    else:
+        print(f"   {folder}: reused")
+    return made_tokenizer or not all(manifest.reused for manifest in made)
 
 
-def train_and_evaluate(root: Path, caption: TrainRecipe, sft: TrainRecipe) -> None:
-    """All that is not done yet, in one start of the ranks."""
+def train_and_evaluate(plan: Plan) -> bool:
+    """All that is not done yet, in one start of the ranks. Returns whether there was anything to do."""
+    root = plan.root
     jobs: list[dict[str, Any]] = []
-    for name, recipe in (("caption", caption), ("sft", sft)):
-        if recipe.stage.steps in steps_of(root / name):
-            print(f"   {root / name}: reused, step {recipe.stage.steps} is there")
+    for name, recipe in (("caption", plan.caption), ("sft", plan.sft)):
+        steps, run = recipe.stage.steps, root / name
+        saved = steps_of(run)
+        if steps in saved:
+            print(f"   {run}: reused, step {steps} is there")
             continue
-        path = root / name / "logs" / "recipe.yaml"
+        print(f"   {run}: {f'resumed at step {saved[-1]}' if saved else 'trained'}, {steps} steps")
+        path = run / "logs" / "recipe.yaml"
         put(str(path), dump_recipe(recipe).encode())
-        jobs.append({"verb": "train", "recipe": str(path), "run": str(root / name)})
-    data = {name: str(root / "data" / name) for name in DATASETS}
+        jobs.append({"verb": "train", "recipe": str(path), "run": str(run)})
+    data = {name: recipe.output for name, recipe in plan.data.items()}
     asked = {
         "caption": {"caption": {"train": data["emoji_train"], "heldout": data["emoji_heldout"]}},
         "sft": {"vqa": {"train": data["vqa_train"], "test": data["vqa_test"]}},
@@ -160,16 +238,18 @@ def train_and_evaluate(root: Path, caption: TrainRecipe, sft: TrainRecipe) -> No
             continue
         jobs.append({"verb": "evaluate", "run": str(root / name), "out": str(out), **what})
     if jobs:
-        run_jobs(jobs, caption.parallel.ranks, root / "logs")
+        run_jobs(jobs, plan.caption.parallel.ranks, root / "logs")
+    return bool(jobs)
 
 
 def highlights(summary: dict[str, Any]) -> str:
     """What the console says at the end."""
-    vqa, swap = summary["vqa"], summary["image_swap"]
+    vqa, swap, caption = summary["vqa"], summary["image_swap"], summary["caption"]
     types = ", ".join(f"{name} {share:.1%}" for name, share in vqa["by_type"].items())
+    low, high = caption["interval"]
     return (
         f"easy-VQA test accuracy {vqa['accuracy']:.1%} ({types}); text alone {vqa['text_only']:.1%}\n"
         f"pairs right {swap['pair_accuracy']:.1%}; with a blank picture {swap['blank_accuracy']:.1%}\n"
-        f"caption retrieval among 100: {summary['caption']['retrieval_at_1_of_100']:.1%} (chance 1 %)\n"
+        f"caption retrieval among 100: {caption['retrieval_at_1_of_100']:.1%} (95 % interval {low:.1%} to {high:.1%}, chance 1 %)\n"
         f"killed and resumed run bitwise equal: {summary['resume']['bitwise']}"
     )

@@ -1,7 +1,9 @@
 """The demo's proof of exact resume: train on from a caption checkpoint, kill a rank, resume, compare the weights."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,41 +21,33 @@ from pretrain.session import run_jobs
 RESULT = "segment.json"
 
 
-def run_segment(root: Path, caption: TrainRecipe) -> dict[str, Any]:
+def run_segment(root: Path, caption: TrainRecipe) -> bool:
     """Train from the caption run's last but one checkpoint to its last; rank 1 is killed between.
 
-    Returns {first, last, killed_at, bitwise, expected, found}, also written to segment/segment.json.
+    Writes segment/segment.json: {first, last, killed_at, bitwise, expected, found}. Returns whether there was anything to do.
+
+    Raises:
+        RunError: a rank failed that nobody killed, or too few checkpoints.
     """
     run, saved = root / "segment", steps_of(root / "caption")
-    if (run / RESULT).exists():
-        result = json.loads((run / RESULT).read_bytes())
-        print(f"   {run}: reused, bitwise {result['bitwise']}")
-        return result
     if len(saved) < 2:
         raise RunError(
             f"{root / 'caption'} has checkpoints of steps {saved}; the segment needs two: lower caption.checkpoint.every"
         )
     first, last = saved[-2], saved[-1]
+    expected = weights_sha256(step_folder(root / "caption", last))
+    if (run / RESULT).exists():
+        result = json.loads((run / RESULT).read_bytes())
+        if (result["last"], result["expected"]) == (last, expected):
+            print(f"   {run}: reused, {_verdict(result)}")
+            return False
+    shutil.rmtree(run, ignore_errors=True)  # what an interrupted segment left could be past the step to kill at
     every = max(1, (last - first) // 3)
-    tree = caption.model_copy(
-        update={
-            "checkpoint": caption.checkpoint.model_copy(update={"every": every}),
-            "evaluate": caption.evaluate.model_copy(update={"source": None}),
-        }
-    )
-    path = run / "logs" / "recipe.yaml"
-    put(str(path), dump_recipe(tree).encode())
-    job = {
-        "verb": "train",
-        "recipe": str(path),
-        "run": str(run),
-        "resume_from": f"{root / 'caption'}@{first}",
-        "until": last,
-    }
+    job = _job(root, caption, every, first, last)
     killed = _run_and_kill(job, run, caption.parallel.ranks, first + every + max(1, every // 2))
-    print(f"   rank {caption.parallel.ranks - 1} was killed at step {killed}; the same command again:")
+    print(f"   rank {caption.parallel.ranks - 1} was killed at step {killed}; the same command again:", flush=True)
     run_jobs([job], caption.parallel.ranks, run / "logs")
-    expected, found = weights_sha256(step_folder(root / "caption", last)), weights_sha256(step_folder(run, last))
+    found = weights_sha256(step_folder(run, last))
     result = {
         "first": first,
         "last": last,
@@ -63,10 +57,30 @@ def run_segment(root: Path, caption: TrainRecipe) -> dict[str, Any]:
         "found": found,
     }
     put(str(run / RESULT), json.dumps(result, indent=1).encode())
-    print(
-        f"   weights at step {last}: {found[:16]}..., the uninterrupted run's {expected[:16]}...: {'equal' if expected == found else 'NOT equal'}"
+    print(f"   {_verdict(result)}", flush=True)
+    return True
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    return (
+        f"weights at step {result['last']}: SHA-256 {result['found'][:16]}..., the uninterrupted run's {result['expected'][:16]}...: "
+        f"{'equal' if result['bitwise'] else 'NOT equal'}"
     )
-    return result
+
+
+def _job(root: Path, caption: TrainRecipe, every: int, first: int, last: int) -> dict[str, Any]:
+    """The caption run again between two of its checkpoints, with checkpoints of its own and no validation."""
+    run = root / "segment"
+    tree = caption.model_copy(
+        update={
+            "checkpoint": caption.checkpoint.model_copy(update={"every": every}),
+            "evaluate": caption.evaluate.model_copy(update={"source": None}),
+        }
+    )
+    path = run / "logs" / "recipe.yaml"
+    put(str(path), dump_recipe(tree).encode())
+    start = f"{root / 'caption'}@{first}"
+    return {"verb": "train", "recipe": str(path), "run": str(run), "resume_from": start, "until": last}
 
 
 def _run_and_kill(job: dict[str, Any], run: Path, ranks: int, step: int) -> int:
@@ -79,9 +93,10 @@ def _run_and_kill(job: dict[str, Any], run: Path, ranks: int, step: int) -> int:
             done = last_step(run / "metrics.jsonl")
             if done >= step:
                 seen.append(done)
-                os.kill(pids[-1], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it ended at this very moment
+                    os.kill(pids[-1], signal.SIGKILL)
                 return
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def on_start(pids: list[int]) -> None:
         threading.Thread(target=watch, args=(pids,), daemon=True).start()

@@ -1,7 +1,6 @@
 """summary.json and predictions.jsonl of a demo, out of what its parts left in their folders."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,17 @@ from data_pipeline.manifest import read_manifest
 from data_pipeline.storage import put
 from data_pipeline.stream.statistics import pack_statistics
 from pretrain.provenance import provenance
+from pretrain.report.folder import STAGES, read_json, read_lines
 
-STAGES = ("caption", "sft")
 
+def write_summary(root: Path, seconds: dict[str, float], install: float | None) -> dict[str, Any]:
+    """Write ROOT/summary.json and ROOT/predictions.jsonl; returns the summary.
 
-def write_summary(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
-    """Write ROOT/summary.json and ROOT/predictions.jsonl; returns the summary."""
-    steps = {name: read_steps(root / name / "metrics.jsonl") for name in STAGES}
+    Args:
+        seconds: work by part (data, ranks, segment, total).
+        install: seconds of the set-up, None where nobody measured it.
+    """
+    steps = {name: [row for row in read_lines(root / name / "metrics.jsonl") if "loss" in row] for name in STAGES}
     captioned = json.loads((root / "caption" / "evaluation" / "evaluation.json").read_bytes())
     asked = json.loads((root / "sft" / "evaluation" / "evaluation.json").read_bytes())
     segment = json.loads((root / "segment" / "segment.json").read_bytes())
@@ -41,26 +44,13 @@ def write_summary(root: Path, seconds: dict[str, float]) -> dict[str, Any]:
         "image_swap": asked["image_swap"],
         "resume": {"bitwise": segment["bitwise"], **{k: segment[k] for k in ("first", "killed_at", "last")}},
         "train": training_speed(steps),
-        "seconds": all_seconds(root, seconds),
-        "versions": provenance(),
+        "seconds": all_seconds(root, seconds, install),
+        "versions": {**provenance(), "hardware": (read_json(root / "sft" / "versions.json") or {}).get("hardware")},
         "seed": load_recipe(str(root / "sft" / "config.yaml")).seed,
     }
     put(str(root / "summary.json"), json.dumps(summary, indent=1).encode())
     put(str(root / "predictions.jsonl"), (root / "sft" / "evaluation" / "predictions.jsonl").read_bytes())
     return summary
-
-
-def read_steps(path: Path) -> list[dict[str, Any]]:
-    """The training lines of a metrics file (validation lines left out; a torn last line passed over)."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if "loss" in row:
-            rows.append(row)
-    return rows
 
 
 def data_totals(root: Path) -> dict[str, Any]:
@@ -101,11 +91,9 @@ def training_speed(steps: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return {"real_tokens_per_s": tokens / taken, "real_tokens": tokens, "mfu": sum(r["mfu"] for r in rows) / len(rows)}
 
 
-def all_seconds(root: Path, parts: dict[str, float]) -> dict[str, Any]:
+def all_seconds(root: Path, parts: dict[str, float], install: float | None) -> dict[str, Any]:
     """Seconds by part: of the ranks' start, what each stage took by its own log."""
-    out: dict[str, Any] = {"install": None, "data": parts.get("data")}
-    value = os.environ.get("LOOKSAY_INSTALL_SECONDS", "")
-    out["install"] = float(value) if value.replace(".", "", 1).isdigit() else None
+    out: dict[str, Any] = {"install": install, "data": parts.get("data")}
     for name in STAGES:
         timing = root / name / "timing.json"
         out[name] = json.loads(timing.read_bytes())["seconds"] if timing.exists() else None

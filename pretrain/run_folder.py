@@ -19,8 +19,8 @@ def steps_of(run: Path) -> list[int]:
     return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
 
-def check_run_folder(folder: Path, recipe: TrainRecipe) -> None:
-    """The folder is new, or holds this very run.
+def check_run_folder(folder: Path, recipe: TrainRecipe, option: str = "--run") -> None:
+    """The folder is new, or holds this very run. `option` is what chooses another folder.
 
     Raises:
         UserError: it holds a run of another recipe, or something else.
@@ -31,10 +31,10 @@ def check_run_folder(folder: Path, recipe: TrainRecipe) -> None:
         changes = difference(old.model_copy(update={part: getattr(recipe, part) for part in FREE}), recipe)
         if changes:
             raise UserError(
-                f"{folder} holds a run of another recipe ({'; '.join(changes[:4])}): choose another --run, "
+                f"{folder} holds a run of another recipe ({'; '.join(changes[:4])}): choose another {option}, "
                 "or remove the folder to train anew"
             )
     elif folder.exists() and not folder.is_dir():
-        raise UserError(f"run folder {folder} is a file: choose another --run")
+        raise UserError(f"run folder {folder} is a file: choose another {option}")
     elif folder.exists() and any(not name.startswith(BEFORE_START) for name in os.listdir(folder)):
-        raise UserError(f"run folder {folder} holds something else: choose another --run or empty it")
+        raise UserError(f"run folder {folder} holds something else: choose another {option} or empty it")

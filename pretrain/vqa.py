@@ -61,20 +61,21 @@ def evaluate_questions(opened: OpenRun, folder: Path, train: str, test: str) -> 
     swap = swap_scores(pairs, right, wrong, blank, hits)
     swap["blank_accuracy"] = accuracy(blank_answers, truths)["all"]
     if opened.mesh.is_first:
-        _write_predictions(folder, questions, answers)
+        _write_predictions(folder, questions, answers, right)
         gaps = {a: wrong[n] - right[a] for n, (a, _) in enumerate(pairs)}
         write_showcase(opened, folder, generator, pictures, questions, pairs, hits, gaps)
     return vqa, swap
 
 
-def _write_predictions(folder: Path, questions: Sequence[Question], answers: Sequence[str]) -> None:
-    lines = [
-        json.dumps(
-            {"id": q.id, "type": q.type, "answer": a, "truth": q.truth, "question": q.text, "image_id": q.image_id},
-            ensure_ascii=False,
-        )
-        for q, a in zip(questions, answers, strict=True)
-    ]
+def _write_predictions(
+    folder: Path, questions: Sequence[Question], answers: Sequence[str], losses: Sequence[float]
+) -> None:
+    """A line a question; `loss` is the true answer's: how much the truth surprises."""
+    lines = []
+    for q, answer, loss in zip(questions, answers, losses, strict=True):
+        row = {"id": q.id, "type": q.type, "answer": answer, "truth": q.truth, "loss": round(loss, 4)}
+        row |= {"question": q.text, "image_id": q.image_id}
+        lines.append(json.dumps(row, ensure_ascii=False))
     put(str(folder / "predictions.jsonl"), ("\n".join(lines) + "\n").encode())
 
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from pretrain.report.page import write_report
 
 log = logging.getLogger(__name__)
-FIRST_SECONDS, EVERY_SECONDS = 60.0, 30.0
+FIRST_SECONDS, EVERY_SECONDS = 60.0, 15.0
 
 
 class Refresher:

@@ -31,18 +31,18 @@ def write_report(roots: Sequence[Path]) -> Path:
         for name, run in stages_of(root).items():
             stages[name if name not in stages else f"{root.resolve().name}/{name}"] = run
     path = roots[0] / "report.html"
-    put(str(path), render(roots[0], stages).encode())
+    put(str(path), render(roots[0], stages, compare=len(roots) == 2).encode())
     return path
 
 
-def render(root: Path, stages: dict[str, Path]) -> str:
-    """The whole page as text."""
+def render(root: Path, stages: dict[str, Path], compare: bool = False) -> str:
+    """The whole page as text; `compare` shows how two runs' recipes differ."""
     runs = list(stages.values())
     parts: list[Callable[[], str]] = [
         lambda: origin.status(root, stages),
         lambda: origin.lead(root),
         lambda: origin.failure(root, stages),
-        lambda: origin.compared(stages),
+        lambda: origin.compared(stages) if compare else "",
         *((lambda run=run: swap.choose(run)) for run in runs),
         lambda: said.over_time(stages),
         lambda: facts.packing(stages),
