@@ -3,6 +3,7 @@
 The file at its final name *is* the commit: a unit that has one is never done again, whatever is killed.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,33 @@ def _text_problem(record: Record, text: TextConfig) -> Reject | None:
     return None
 
 
+class _Recent:
+    """Encoded pictures of a worker that may come again (easy-VQA asks ten questions about each), by bytes bounded."""
+
+    def __init__(self, most_bytes: int):
+        self.most, self.held = most_bytes, 0
+        self.pictures: OrderedDict[tuple[ImageRef, ImagesConfig], tuple[bytes, ImageInfo]] = OrderedDict()
+
+    def get(self, ref: ImageRef, config: ImagesConfig) -> tuple[bytes, ImageInfo]:
+        key = (ref, config)
+        if key not in self.pictures:
+            self.pictures[key] = _encoded(ref, config)
+            self.held += len(self.pictures[key][0])
+            while self.held > self.most and len(self.pictures) > 1:
+                _, (data, _) = self.pictures.popitem(last=False)
+                self.held -= len(data)
+        return self.pictures[key]
+
+
+_recent = _Recent(64 * 2**20)
+
+
 def _picture(ref: ImageRef, config: ImagesConfig) -> tuple[bytes, ImageInfo]:
+    # A picture that stands alone is seen once: keeping it would only cost memory.
+    return _recent.get(ref, config) if ref.canvas else _encoded(ref, config)
+
+
+def _encoded(ref: ImageRef, config: ImagesConfig) -> tuple[bytes, ImageInfo]:
     picture = decode(read_image(ref), config.max_pixels)
     fitted = on_canvas(picture, ref.canvas) if ref.canvas else resize(picture, config.mode, config.size)
     return encode(fitted, config.format, config.quality)
