@@ -89,20 +89,21 @@ def bars(title: str, values: Sequence[tuple[str, float]]) -> str:
 
 
 def padded_rows(batches: Sequence[Sequence[int]], length: int, title: str) -> str:
-    """Each sample in a row of its own, as long as the longest of its batch, at the scale of rows of `length`.
+    """Each batch a block: its samples below each other, all as wide as the longest, at the scale of rows of `length`.
 
-    Rows flow into as many columns as fit; what is left of a row is waste.
+    Blocks stand side by side as far as they fit; what a sample does not fill of its block is waste.
     """
-    rows = [(tokens, max(batch)) for batch in batches for tokens in batch]
-    column = max((longest for _, longest in rows), default=length) / length * WIDTH + 8
-    columns = max(1, int((WIDTH + 8) // column))
-    tall = math.ceil(len(rows) / columns)
-    parts = []
-    for number, (tokens, longest) in enumerate(rows):
-        x, y = number // tall * column, number % tall * (TALL + GAP)
-        parts.append(_rect("waste", x, y, longest / length * WIDTH))
-        parts.append(_rect(f"seg c{number % 4}", x, y, tokens / length * WIDTH))
-    return _figure(title, "".join(parts), tall * (TALL + GAP), "", title)
+    parts, left, top, tallest = [], 0.0, 0, 0
+    for batch in batches:
+        width = max(batch) / length * WIDTH
+        if left and left + width > WIDTH:
+            left, top, tallest = 0.0, top + tallest + 2 * GAP, 0
+        for number, tokens in enumerate(batch):
+            y = top + number * (TALL + GAP)
+            parts.append(_rect("waste", left, y, width))
+            parts.append(_rect(f"seg c{number % 4}", left, y, tokens / length * WIDTH))
+        left, tallest = left + width + 4 * GAP, max(tallest, len(batch) * (TALL + GAP))
+    return _figure(title, "".join(parts), top + tallest, "", title)
 
 
 def packed_rows(rows: Sequence[Sequence[int]], length: int, title: str) -> str:
