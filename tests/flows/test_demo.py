@@ -2,11 +2,11 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
+from configs.errors import RunError
 from pretrain.cli.main import main
 from tests.flows.conftest import no_ray
 from tests.support.datasets import picture
@@ -113,15 +113,18 @@ def test_the_demo_whole_and_again(
     again = json.loads((root / "summary.json").read_text())
     assert again["seconds"] == summary["seconds"] and again["vqa"] == summary["vqa"]
 
-    # Other settings are not mixed in, and what is missing is made again alone.
+    # Other settings are not mixed in; a failure is told, and the page shows it.
     assert main([*arguments, "--seed", "1"]) == 2
     assert "choose another --folder" in capfd.readouterr().err
-    shutil.rmtree(root / "segment")
-    monkeypatch.setattr("pretrain.demo.run_segment", lambda root, caption: (root / "segment").mkdir() or True)
-    with pytest.raises(FileNotFoundError):  # the summary wants the segment's result
-        main(arguments)
+
+    def lost(root: Path, caption: object) -> bool:
+        raise RunError("rank 1 was lost")
+
+    monkeypatch.setattr("pretrain.demo.run_segment", lost)
+    assert main(arguments) == 1
+    assert "rank 1 was lost" in capfd.readouterr().err
     assert json.loads((root / "demo.json").read_text())["state"] == "failed"
-    assert "demo: failed" in (root / "report.html").read_text()
+    assert "demo: failed, at segment" in (root / "report.html").read_text()
 
 
 def test_settings_name_their_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
