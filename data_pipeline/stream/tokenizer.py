@@ -39,8 +39,10 @@ def train_tokenizer(
         raise UserError(f"{out} holds a dataset: give the tokenizer a folder of its own")
     datasets = [Dataset(folder) for folder in folders]
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    # A word is one token wherever it stands: the answer `red` and the ` red` of a question share an embedding, so that
+    # naming a colour and comparing with it are one thing to learn. The space that this adds is stripped in decoding.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
