@@ -148,7 +148,10 @@ class Chat:
         """One token as text, marks shown by name."""
         if number in self.special_ids:
             return self.tokenizer.id_to_token(int(number)) or ""
-        return self.tokenizer.decode([int(number)], skip_special_tokens=False)
+        # Behind another token, because decoding strips the space that opens a text.
+        before = list(self._text("a"))
+        plain = self.tokenizer.decode(before, skip_special_tokens=False)
+        return self.tokenizer.decode([*before, int(number)], skip_special_tokens=False)[len(plain) :]
 
     @property
     def special_ids(self) -> frozenset[int]:
