@@ -278,26 +278,6 @@ class Engine:
         self.optimizer._hp_optimizer_states_linked = False
         self.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def held_bytes(self) -> int:
-        """Bytes of parameters, master weights, moments and gradient accumulators that this rank holds."""
-        seen: dict[int, int] = {}
-
-        def count(tensor: Any) -> None:
-            if isinstance(tensor, Tensor) and tensor.numel():
-                seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-
-        for parameter in self.module.parameters():
-            count(parameter.ds_tensor if self.zero == 3 else parameter.data)
-        for tensor, state in self.base_optimizer.state.items():
-            count(tensor)
-            for value in state.values():
-                count(value)
-        for name in ("fp32_partitioned_groups_flat", "grad_partitions_flat_buffer", "fp32_groups_gradients_flat"):
-            held = getattr(self.optimizer, name, None)
-            for tensor in held if isinstance(held, list) else [held]:
-                count(tensor)
-        return sum(seen.values())
-
 
 def _flat_groups(optimizer: Any) -> list[Tensor]:
     """The flat fp32 tensors that AdamW steps, of ZeRO 1-2 or of the bf16 optimizer of stage 0."""

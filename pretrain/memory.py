@@ -6,11 +6,14 @@ for backward: normed inputs, q, k, v, attention's output, gate, up and their pro
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from configs.schema import TrainRecipe
 from data_pipeline.stream.batch import Batch
+from pretrain.engine import Engine
 from pretrain.mesh import Mesh, math_dtype, param_dtype
 from pretrain.metrics import layer_weights
 
@@ -118,3 +121,24 @@ def out_of_memory(
         f"out of memory on rank {mesh.rank} in a micro-step of {sizes.rows} rows; its heaviest is row {fullest.row} "
         f"({fullest.tokens} tokens, {fullest.visual} visual, {fullest.patches} patches). By item:{listed}\ntry one of:{frees}"
     )
+
+
+def held_bytes(engine: Engine) -> int:
+    """Bytes of parameters, master weights, moments and gradient accumulators that this rank holds."""
+    seen: dict[int, int] = {}
+
+    def count(tensor: Any) -> None:
+        if isinstance(tensor, Tensor) and tensor.numel():
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+
+    for parameter in engine.module.parameters():
+        count(parameter.ds_tensor if engine.zero == 3 else parameter.data)
+    for tensor, state in engine.base_optimizer.state.items():
+        count(tensor)
+        for value in state.values():
+            count(value)
+    for name in ("fp32_partitioned_groups_flat", "grad_partitions_flat_buffer", "fp32_groups_gradients_flat"):
+        held = getattr(engine.optimizer, name, None)
+        for tensor in held if isinstance(held, list) else [held]:
+            count(tensor)
+    return sum(seen.values())

@@ -8,6 +8,7 @@ import torch
 from configs.training import OptimConfig, ParallelConfig
 from pretrain.engine import Engine, born
 from pretrain.loss import micro_loss
+from pretrain.memory import held_bytes
 from pretrain.mesh import Mesh
 from pretrain.model.inputs import to_inputs
 from pretrain.model.linear import logical_of
@@ -67,7 +68,7 @@ def train(
             torch.distributed.all_reduce(total, group=mesh.dp_group)
         losses.append(float(total[0] / total[1]))
         norms.append(engine.grad_norm())
-    return {"losses": losses, "norms": norms, "held": engine.held_bytes()}
+    return {"losses": losses, "norms": norms, "held": held_bytes(engine)}
 
 
 def initial_weights(mesh: Mesh) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def held(mesh: Mesh, zero: int) -> int:
     out = engine.forward(to_inputs(batch, mesh.device))
     engine.backward(micro_loss(out.loss_sum, batch.denominator, mesh.dp_size))
     engine.step()
-    return engine.held_bytes()
+    return held_bytes(engine)
 
 
 def joined(results: list[dict[str, Any]]) -> dict[str, np.ndarray]:
