@@ -17,12 +17,11 @@ PY := $(VENV)/bin/python
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
-install: $(VENV)/installed-demo
+install:
+	@VENV=$(VENV) TORCH=$(TORCH) bash tools/install.sh demo
 
-install-dev: $(VENV)/installed-dev
-
-$(VENV)/installed-%: setup.py constraints.txt
-	@VENV=$(VENV) TORCH=$(TORCH) bash tools/install.sh $*
+install-dev:
+	@VENV=$(VENV) TORCH=$(TORCH) bash tools/install.sh dev
 
 demo: install
 	@LOOKSAY_INSTALL_SECONDS=$$(cat $(VENV)/install-seconds) $(VENV)/bin/looksay demo

@@ -49,13 +49,16 @@ class ComposeConfig(Config):
     seed: int = 0
     pictures: tuple[int, ...] = Field((1, 1, 2, 3, 4), description="cycle of pictures per sample")
     canvases: tuple[tuple[int, int], ...] = Field(
-        ((128, 128),), description="width x height drawn for each picture: resized to fit, padded with white"
+        ((128, 128),), description="width x height drawn for each picture: resized to fit, padded as `images.pad` says"
     )
 
 
 class ImagesConfig(Config):
     mode: Literal["keep-ratio", "border", "none"] = "keep-ratio"
     size: int = Field(256, ge=1, description="longest side in pixels")
+    pad: Literal["white", "edge"] = Field(
+        "white", description="what fills a border or canvas: white, or the median colour of the picture's own edge"
+    )
     format: Literal["jpg", "png", "webp"] = "jpg"
     quality: int = Field(95, ge=1, le=100)
     max_pixels: int = Field(178_956_970, ge=1, description="larger pictures are rejected from their header alone")

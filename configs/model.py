@@ -106,6 +106,9 @@ class DecoderConfig(Config):
         description="normalize queries and keys per head (Qwen3); the value is the initial spread of attention logits: "
         "2 finds comparisons of text and picture early where plain attention starts flat",
     )
+    scaled_residual: bool = Field(
+        True, description="draw what writes into the residual stream smaller by sqrt(2 * layers) (GPT-2)"
+    )
     tied_head: bool = True
     vocab_multiple: int = Field(128, ge=1, description="vocabulary is padded to a multiple of this, whatever TP is")
     max_length: int = Field(4096, ge=1, description="positions a generation may reach")

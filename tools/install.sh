@@ -19,6 +19,14 @@ refuse() {
 [[ "$TORCH" =~ ^(auto|cpu|cu[0-9]+)$ ]] ||
     refuse "TORCH=$TORCH is not a build of torch: use auto, cpu, or a CUDA build such as cu130"
 
+stamp=$VENV/installed-$1
+asked=""
+[ "$TORCH" = auto ] || asked=" (TORCH=$TORCH is for a new environment: \`make clean\` removes this one)"
+if [ -x "$VENV/bin/looksay" ] && [ "$stamp" -nt setup.py ] && [ "$stamp" -nt constraints.txt ]; then
+    echo "install: $VENV is complete already$asked"
+    exit
+fi
+
 # --- the environment -------------------------------------------------------------------------------------------------
 
 fits='import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
@@ -77,7 +85,7 @@ install_torch_from_its_index() {
 }
 
 if has=$(installed); then
-    echo "install: torch $has is in the environment already: kept"
+    echo "install: torch $has is in the environment already: kept$asked"
 elif [ "$TORCH" = auto ] && nvidia-smi -L 2>/dev/null | grep -q GPU; then
     echo "install: a GPU was found: torch $wanted with CUDA"
     "${pip[@]}" install "torch==$wanted"
@@ -101,7 +109,7 @@ sed "s/^torch==.*/torch==$(installed)/" constraints.txt >"$scratch/constraints.t
 echo "install: looksay[$extras] with the versions of constraints.txt (a minute or two)"
 "${pip[@]}" install -c "$scratch/constraints.txt" "setuptools>=70" wheel
 "${pip[@]}" install -c "$scratch/constraints.txt" --no-build-isolation -e ".[$extras]"
-touch "$VENV/installed-$1"
+touch "$stamp"
 [ "$1" = dev ] && touch "$VENV/installed-demo"
 seconds=$(($(date +%s) - start))
 [ -f "$VENV/install-seconds" ] || echo "$seconds" >"$VENV/install-seconds"

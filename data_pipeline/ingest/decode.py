@@ -92,12 +92,12 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def resize(picture: Image.Image, mode: str, size: int) -> Image.Image:
-    """`keep-ratio`: the longest side becomes `size`, never enlarged; `border`: size x size on white; `none`."""
+def resize(picture: Image.Image, mode: str, size: int, pad: str = "white") -> Image.Image:
+    """`keep-ratio`: the longest side becomes `size`, never enlarged; `border`: size x size, padded; `none`."""
     if mode == "none":
         return picture
     if mode == "border":
-        return on_canvas(picture, (size, size))
+        return on_canvas(picture, (size, size), pad)
     longest = max(picture.size)
     if longest <= size:
         return picture
@@ -107,16 +107,23 @@ def resize(picture: Image.Image, mode: str, size: int) -> Image.Image:
     )
 
 
-def on_canvas(picture: Image.Image, canvas: tuple[int, int]) -> Image.Image:
-    """Resized to fit into `canvas` (width, height), centred, the rest white."""
+def on_canvas(picture: Image.Image, canvas: tuple[int, int], pad: str = "white") -> Image.Image:
+    """Resized to fit into `canvas` (width, height), centred, the rest white or (`edge`) as the picture's edge is."""
     scale = min(canvas[0] / picture.width, canvas[1] / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     fitted = picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
     if size == canvas:
         return fitted
-    out = Image.new("RGB", canvas, "white")
+    out = Image.new("RGB", canvas, "white" if pad == "white" else _edge_colour(fitted))
     out.paste(fitted, ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2))
     return out
+
+
+def _edge_colour(picture: Image.Image) -> tuple[int, ...]:
+    """Median of the outermost pixels, by channel: what touches the edge somewhere does not colour the rest."""
+    pixels = np.asarray(picture)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return tuple(int(value) for value in np.median(edge, axis=0))
 
 
 def encode(picture: Image.Image, kind: str, quality: int) -> tuple[bytes, ImageInfo]:

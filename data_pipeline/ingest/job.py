@@ -192,6 +192,19 @@ def _anchored(record: Record) -> Record:
     return replace(record, images=images)
 
 
+_WORKERS = ("PYTHONSAFEPATH", "RAY_USAGE_STATS_ENABLED", "PYTHONPATH")
+"""Environment that workers inherit; the driver gets its own back."""
+
+
+def _python_path() -> str:
+    """PYTHONPATH of workers: a checkout that is not installed must be found by them too."""
+    given = os.environ.get("PYTHONPATH", "")
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if os.path.basename(root) in ("site-packages", "dist-packages") or root in given.split(os.pathsep):
+        return given
+    return os.pathsep.join(part for part in (given, root) if part)
+
+
 @contextlib.contextmanager
 def local_ray(config: RayConfig) -> Iterator[None]:
     """A Ray to run on: the one that runs already in this process, the cluster at `address`, or a local one.
@@ -208,8 +221,8 @@ def local_ray(config: RayConfig) -> Iterator[None]:
         return
     here = os.getcwd()
     neutral = tempfile.mkdtemp(prefix="looksay-ray-")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    before = {name: os.environ.get(name) for name in _WORKERS}
+    os.environ |= {"PYTHONSAFEPATH": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": _python_path()}
     try:
         os.chdir(neutral)
         if config.address:
@@ -231,6 +244,11 @@ def local_ray(config: RayConfig) -> Iterator[None]:
         os.chdir(here)
         ray.shutdown()
         shutil.rmtree(neutral, ignore_errors=True)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         if not config.address:
             shutil.rmtree(
                 os.path.join(tempfile.gettempdir(), f"looksay-{getpass.getuser()}-{os.getpid()}"), ignore_errors=True

@@ -111,7 +111,10 @@ def _picture(ref: ImageRef, config: ImagesConfig) -> tuple[bytes, ImageInfo]:
 
 def _encoded(ref: ImageRef, config: ImagesConfig) -> tuple[bytes, ImageInfo]:
     picture = decode(read_image(ref), config.max_pixels)
-    fitted = on_canvas(picture, ref.canvas) if ref.canvas else resize(picture, config.mode, config.size)
+    if ref.canvas:
+        fitted = on_canvas(picture, ref.canvas, config.pad)
+    else:
+        fitted = resize(picture, config.mode, config.size, config.pad)
     return encode(fitted, config.format, config.quality)
 
 

@@ -2,6 +2,7 @@
 
 import mmap
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,6 +18,9 @@ from data_pipeline.storage import exists, is_remote, join, read_bytes, read_rang
 
 RETRY_SECONDS = 120.0
 """A read that fails for a reason outside the bytes is tried again for this long, then ends the job."""
+
+MAPPED_SHARDS = 64
+"""Shards of a dataset that stay mapped into memory; more are opened anew."""
 
 
 class BadSample(ValueError):
@@ -64,6 +68,7 @@ class Dataset:
 
     def __init__(self, folder: str):
         self.folder = folder
+        self._maps = lru_cache(maxsize=MAPPED_SHARDS)(_mapped)  # its own: another dataset may come to this path
         self.manifest = read_manifest(folder)
         self.name = self.manifest.name
         self.fingerprint = self.manifest.fingerprint
@@ -140,26 +145,26 @@ class Dataset:
         return BadSample(path, self.keys[index], offset, offset + size, reason)
 
     def _member(self, path: str, index: int, offset: int, size: int, hashed: int) -> bytes:
-        data = read_patiently(path, offset, size)
+        data = _patiently(path, lambda: self._range(path, offset, size))
         if len(data) != size or digest(data) != hashed:
             raise self._bad(path, index, offset, size, "the bytes do not have their hash")
         return data
 
+    def _range(self, path: str, offset: int, size: int) -> bytes:
+        return read_range(path, offset, size) if is_remote(path) else self._maps(path)[offset : offset + size]
 
-@lru_cache(maxsize=64)
+
 def _mapped(path: str) -> mmap.mmap:
     with open(path, "rb") as stream:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def read_patiently(path: str, offset: int, size: int) -> bytes:
-    """A byte range. A failure outside the bytes (time-out, lost disk) is retried to a deadline, then ends the job."""
+def _patiently(path: str, read: Callable[[], bytes]) -> bytes:
+    """What `read` gives. A failure outside the bytes (time-out, lost disk) is retried to a deadline, then ends the job."""
     end, pause = time.monotonic() + RETRY_SECONDS, 0.5
     while True:
         try:
-            if is_remote(path):
-                return read_range(path, offset, size)
-            return _mapped(path)[offset : offset + size]
+            return read()
         except FileNotFoundError:
             raise RunError(f"{path} is gone: the dataset changed under the run; run `looksay data verify`") from None
         except OSError as error:

@@ -40,7 +40,8 @@ class DecoderLayer(nn.Module):
         name, width = f"decoder.layers.{number}", config.width
         self.number, self.head = number, width // config.heads
         kv_heads = config.kv_heads or config.heads
-        std = build.std / (2 * config.layers) ** 0.5  # GPT-2's scaling of what writes into the residual stream
+        # GPT-2's scaling of what writes into the residual stream.
+        std = build.std / (2 * config.layers) ** 0.5 if config.scaled_residual else build.std
         self.norm1 = Norm(build, f"{name}.norm1", width, config.norm_eps)
         self.q = ColumnLinear(build, f"{name}.q", width, width)
         self.shared_kv = kv_heads % build.tp_size != 0

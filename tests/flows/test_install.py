@@ -222,6 +222,16 @@ def test_the_torch_that_is_there_is_kept(setup) -> None:  # type: ignore[no-unty
     assert "torch==2.9.1+cu128" in constraints and f"torch=={TESTED}" not in constraints
 
 
+def test_a_complete_set_up_is_left_alone(setup) -> None:  # type: ignore[no-untyped-def]
+    setup.make_venv()
+    setup()
+    (setup.venv / "bin" / "looksay").write_text("#!/bin/sh\n")  # what pip would have written
+    (setup.venv / "bin" / "looksay").chmod(0o755)
+    done, calls = setup(TORCH="cu130")
+    assert done.returncode == 0 and not calls
+    assert "complete already" in done.stdout and "TORCH=cu130 is for a new environment" in done.stdout
+
+
 def test_a_second_set_up_takes_the_same_environment(setup) -> None:  # type: ignore[no-untyped-def]
     setup.make_venv()
     setup()

@@ -48,7 +48,7 @@ def test_one_rank_and_two_find_the_same(pool: Pool, squares: Path, tmp_path: Pat
     rows = [json.loads(line) for line in (tmp_path / "one" / "predictions.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == list(range(36))
     assert {row["type"] for row in rows} == {"colour", "yes_no"}
-    assert set(rows[0]) == {"id", "type", "answer", "truth", "question", "image_id"}
+    assert set(rows[0]) == {"id", "type", "answer", "truth", "loss", "question", "image_id"}
     assert one["vqa"]["questions"] == 36 and one["swap"]["pairs"] == 36
     assert "retrieval_at_1_of_14" in one["caption"] and one["caption"]["chance"] == 1 / 14
     lines = summary_of({"run": "r", "step": 1, "seconds": 2.0, "image_swap": one["swap"], **one})

@@ -157,6 +157,16 @@ def test_sizes() -> None:
     assert (canvas[:, 10:30] == 0).all() and (canvas[:, :10] == 255).all() and (canvas[:, 30:] == 255).all()
 
 
+def test_padding_with_the_edge_goes_on_with_the_background() -> None:
+    """A shape on a plain ground, one corner of it touching the edge: the canvas has the ground's colour, not white."""
+    picture = Image.new("RGB", (20, 20), (200, 180, 40))
+    picture.paste((10, 10, 10), (0, 0, 6, 6))
+    for fitted in (on_canvas(picture, (40, 20), "edge"), resize(picture.resize((40, 20), 0), "border", 40, "edge")):
+        canvas = np.asarray(fitted)
+        assert (canvas[-1] == (200, 180, 40)).all() and (canvas[0, -1] == (200, 180, 40)).all()
+    assert (np.asarray(on_canvas(picture, (40, 20), "edge"))[:, :10] == (200, 180, 40)).all()
+
+
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
 def test_encoding_is_stable(kind: str) -> None:
     first, info = encode(noise(4, 30, 20), kind, 90)

@@ -1,0 +1,52 @@
+"""A unit that cannot be written, on a real local Ray: one sentence, no manifest, and the same command goes on."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import RunError
+from data_pipeline.ingest import job
+from data_pipeline.ingest.job import build, local_ray
+from data_pipeline.ingest.units import process_unit
+from data_pipeline.ingest.verify import verify
+from tests.data_pipeline.conftest import build_recipe, contents, fill
+from tests.flows.conftest import no_ray
+
+
+@pytest.mark.slow
+def test_no_space_on_a_worker_is_one_sentence_and_the_build_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "photos", 12)
+    recipe = build_recipe(tmp_path / "photos", tmp_path / "out", ray={"workers": 1})
+    whole, number = process_unit, errno.ENOSPC
+
+    def full(output: str, unit: int, *rest: Any) -> Any:
+        """Unit 1 finds the disk full; `errno` and the rest travel by value, for workers do not have our tests."""
+        if unit != 1:
+            return whole(output, unit, *rest)
+        from pathlib import Path as Here
+
+        from data_pipeline.storage import put_file
+
+        def write(path: str) -> None:
+            Here(path).write_bytes(b"half")
+            raise OSError(number, "No space left on device")
+
+        return put_file(f"{output}/work/0000001.parquet", write)
+
+    with local_ray(recipe.ray):
+        with monkeypatch.context() as patch:
+            patch.setattr(job, "process_unit", full)
+            with pytest.raises(RunError) as caught:
+                build(recipe, progress=False)
+        assert str(caught.value).startswith("no space is left for ") and "\n" not in str(caught.value)
+        assert not (tmp_path / "out" / "manifest.json").exists()
+        build(recipe, progress=False)
+    assert verify(str(tmp_path / "out")).problems == []
+    with no_ray():
+        build(build_recipe(tmp_path / "photos", tmp_path / "here", ray={"workers": 1}), progress=False)
+    made, here = contents(tmp_path / "out", ["manifest.json"]), contents(tmp_path / "here", ["manifest.json"])
+    assert made == here, "Ray's workers made other bytes than this process"
