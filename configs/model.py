@@ -109,6 +109,11 @@ class DecoderConfig(Config):
     scaled_residual: bool = Field(
         True, description="draw what writes into the residual stream smaller by sqrt(2 * layers) (GPT-2)"
     )
+    scale_embeddings: bool = Field(
+        False,
+        description="multiply token embeddings by sqrt(width) (Gemma): beside pictures and layers' outputs, words drawn "
+        "small for a tied head are drowned, and comparing a word with a picture is learned late",
+    )
     tied_head: bool = True
     vocab_multiple: int = Field(128, ge=1, description="vocabulary is padded to a multiple of this, whatever TP is")
     max_length: int = Field(4096, ge=1, description="positions a generation may reach")

@@ -127,7 +127,7 @@ class Generator:
     def advance(self, ids: Tensor, cache: KeyValueCache) -> Tensor:
         """Feed [S, N] ids: hidden states [S, N, W]."""
         sequences, count = ids.shape
-        x = self.model.decoder.embedding(ids.reshape(-1).to(self.mesh.device)).to(self.model.math)
+        x = self.model.decoder.embed(ids.reshape(-1).to(self.mesh.device), self.model.math)
         positions = torch.arange(cache.length, cache.length + count, device=self.mesh.device).repeat(sequences)
         return self.model.step(x, positions.expand(3, -1), cache).view(sequences, count, -1)
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -192,13 +193,26 @@ def math_dtype(precision: str, math: str = "auto") -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() or _cpu_has_bf16() else torch.float32
 
 
+@cache
+def attention_dtype(math: torch.dtype) -> torch.dtype:
+    """The dtype of scaled dot products: `math`, but fp32 for bf16 on a CPU without AMX. There the fused kernel is 4x
+    slower in bf16 on segments of 70 (measured on Zen 4, forward + backward: 5.4 against 1.3 ms), equal on 512."""
+    slow = math == torch.bfloat16 and not torch.cuda.is_available() and "amx_bf16" not in _cpu_flags()
+    return torch.float32 if slow else math
+
+
 def _cpu_has_bf16() -> bool:
+    flags = _cpu_flags()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+@cache
+def _cpu_flags() -> frozenset[str]:
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
-            flags = next((line for line in lines if line.startswith("flags")), "")
+            return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
     except OSError:  # not Linux: assume the slow case, which is merely slower when wrong
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return frozenset()
 
 
 def hardware() -> dict[str, Any]:

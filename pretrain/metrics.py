@@ -35,6 +35,19 @@ def useful_flops(model: ModelConfig, vocabulary: int, channels: int, batch: Batc
     return flops
 
 
+def seconds_of_steps(run: Path, last: int) -> float:
+    """Seconds that the logged steps up to `last` took, by their own lines; 0 where nothing is logged."""
+    path, total = run / "metrics.jsonl", 0.0
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break  # the torn last line of a killed run
+        if "seconds" in row and row["step"] <= last:
+            total += row["seconds"]["total"]
+    return total
+
+
 def layer_weights(decoder: DecoderConfig) -> int:
     """Elements of the matrices of one decoder layer."""
     width, kv = decoder.width, (decoder.kv_heads or decoder.heads) * (decoder.width // decoder.heads)

@@ -18,6 +18,7 @@ from typing import Any
 from cluster.place import find_place
 from configs.errors import DONE, FAILED, USAGE, RunError, UserError
 from data_pipeline.storage import put
+from pretrain.run_folder import steps_of
 
 
 def run_jobs(
@@ -70,11 +71,14 @@ def run_here(jobs: list[dict[str, Any]]) -> None:
         elif mesh.tp_size != tp:
             mesh = set_tensor_parallel(mesh, tp)
         if isinstance(recipe, TrainRecipe):
+            from pretrain.metrics import seconds_of_steps
             from pretrain.trainer import train
 
             run, start = arguments.pop("run"), time.perf_counter()
+            # Of starts that were killed, the steps that this one takes up are all that is known.
+            earlier = seconds_of_steps(Path(run), max(steps_of(Path(run)), default=0)) if mesh.is_first else 0.0
             if train(recipe, run, mesh, **arguments) and mesh.is_first:
-                taken = round(time.perf_counter() - start, 1)
+                taken = round(earlier + time.perf_counter() - start, 1)
                 put(str(Path(run) / "timing.json"), json.dumps({"seconds": taken}).encode())
         elif verb == "evaluate":
             from pretrain.evaluate import evaluate

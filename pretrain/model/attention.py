@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.mesh import attention_dtype
+
 BUCKET_WASTE = 1.3
 """A bucket's longest segment is at most this much longer than its shortest (measured optimum 1.2-1.5 on a CPU)."""
 
@@ -138,8 +140,9 @@ def attend_cached(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _call(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """[S, M, H, D] each -> [S, M, H, D]. `causal` only with as many queries as keys (SDPA masks top-left)."""
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2)
+    dtype, math = q.dtype, attention_dtype(q.dtype)
+    q, k, v = (part.to(math).transpose(1, 2) for part in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2).to(dtype)
 
 
 def rope_table(positions: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:

@@ -93,6 +93,7 @@ class Decoder(nn.Module):
     def __init__(self, build: Builder, config: DecoderConfig, vocabulary: int):
         super().__init__()
         self.vocabulary, self.theta = vocabulary, config.rope_theta
+        self.embedding_scale = config.width**0.5 if config.scale_embeddings else 1.0
         self.head_size = config.width // config.heads
         multiple = config.vocab_multiple
         padded = -(-vocabulary // multiple) * multiple
@@ -114,6 +115,10 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.length += x.shape[0] // cache.sequences
         return self.norm(x)
+
+    def embed(self, ids: Tensor, math: torch.dtype) -> Tensor:
+        """[T] ids -> [T, W] inputs of the first layer."""
+        return self.embedding(ids).to(math) * self.embedding_scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[K, W] -> [K, vocabulary / TP] fp32; columns that only pad the vocabulary are masked."""

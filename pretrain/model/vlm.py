@@ -74,7 +74,7 @@ class VisionLanguageModel(nn.Module):
 
     def embed(self, ids: Tensor, slots: Tensor, features: Tensor) -> Tensor:
         """Text embeddings with the projected features at `slots`: [T, W]."""
-        x = self.decoder.embedding(ids).to(self.math)
+        x = self.decoder.embed(ids, self.math)
         visual = self.projector(features)
         if len(slots) == 0:
             return x + 0.0 * visual.sum()
