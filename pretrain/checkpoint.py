@@ -10,6 +10,7 @@
 Any topology assembles any other's pieces. No pickle. The same topology resumes bitwise.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -36,6 +37,15 @@ SCHEMA = 1
 
 def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Of a checkpoint's folder.
+
+    >>> step_of(Path("run/checkpoints/step-00000100"))
+    100
+    """
+    return int(folder.name.removeprefix("step-"))
 
 
 def save(run: Path, step: int, engine: Engine, mesh: Mesh, state: dict[str, Any], keep_last: int) -> Path:
@@ -69,6 +79,9 @@ def _save_frozen(run: Path, engine: Engine, mesh: Mesh) -> None:
     folder = run / "checkpoints" / "frozen"
     if all(p.requires_grad for p in engine.module.parameters()) or (folder / "COMMIT").exists():
         return
+    _barrier(mesh)
+    if mesh.is_first and folder.exists():
+        shutil.rmtree(folder)  # an uncommitted leftover, perhaps of more ranks
     _barrier(mesh)
     _write_pieces(folder, engine, mesh, trained=False)
     _barrier(mesh)
@@ -108,8 +121,18 @@ def _write_pieces(folder: Path, engine: Engine, mesh: Mesh, trained: bool) -> No
                 }
             )
     path = folder / f"rank-{mesh.rank:05d}.safetensors"
-    put_file(str(path), lambda target: save_file(tensors, target))
+    put_file(str(path), lambda target: _save_tensors(tensors, target))
     put(str(path.with_suffix(".json")), json.dumps({"pieces": index, "sha256": _sha256(path)}).encode())
+
+
+def _save_tensors(tensors: dict[str, Tensor], target: str) -> None:
+    """safetensors hides the system's error in one of its own."""
+    try:
+        save_file(tensors, target)
+    except SafetensorError as error:
+        if "os error 28" in str(error):
+            raise OSError(errno.ENOSPC, str(error)) from error
+        raise
 
 
 def _sha256(path: Path) -> str:
@@ -134,7 +157,13 @@ def prune(run: Path, keep_last: int) -> None:
 
 
 def problem_of(folder: Path) -> str | None:
-    """What is wrong with a committed checkpoint, None where every file has its hash."""
+    """What is wrong with a committed checkpoint, None where every file (the run's frozen ones too) has its hash."""
+    frozen = folder.parent / "frozen"
+    problem = _problem_in(frozen) if frozen.exists() else None
+    return f"frozen parameters: {problem}" if problem else _problem_in(folder)
+
+
+def _problem_in(folder: Path) -> str | None:
     try:
         hashes = json.loads((folder / "COMMIT").read_bytes())
     except (OSError, ValueError) as error:
@@ -266,8 +295,23 @@ def _local(checkpoint: Checkpoint, parameter: nn.Parameter, mesh: Mesh, kind: st
     return whole.narrow(logical.axis, logical.offset, logical.shape[logical.axis] // mesh.tp_size)
 
 
+def _check_names(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Nothing of a checkpoint may be dropped in silence."""
+    extra = sorted(set(checkpoint.names()) - {logical_of(parameter).name for parameter in model.parameters()})
+    if extra:
+        raise UserError(
+            f"{checkpoint.folder} has {extra[0]} and {len(extra) - 1} more tensors that this model lacks: "
+            "start from a run of the same model"
+        )
+
+
 def load_engine(checkpoint: Checkpoint, engine: Engine, mesh: Mesh, moments: bool) -> None:
-    """Fill weights (and AdamW's moments) of an engine of any topology."""
+    """Fill weights (and AdamW's moments) of an engine of any topology.
+
+    Raises:
+        UserError: the checkpoint is of another model.
+    """
+    _check_names(checkpoint, engine.module)
     if moments:
         engine.prepare_state(int(checkpoint.state["optimizer_steps"]))
     for parameter in engine.module.parameters():
@@ -280,6 +324,7 @@ def load_engine(checkpoint: Checkpoint, engine: Engine, mesh: Mesh, moments: boo
 def load_weights(folder: Path, model: nn.Module, mesh: Mesh) -> None:
     """Fill a plain model (outside ZeRO) with a checkpoint's weights, rounded to the parameters' dtype."""
     checkpoint = Checkpoint(folder)
+    _check_names(checkpoint, model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(_local(checkpoint, parameter, mesh, "master"))

@@ -91,6 +91,7 @@ class Engine:
 
         self.mesh, self.zero = mesh, parallel.zero
         self._norm: float | None = None
+        self._linked = False
         self.math = math_dtype(parallel.precision, parallel.math)
         config = engine_config(parallel, micro_steps, clip)
         config["train_batch_size"] = micro_steps * mesh.dp_size
@@ -194,6 +195,8 @@ class Engine:
         elif self._plain:
             value = parameter.detach() if kind == "master" else self.optimizer.state[parameter][kind]
         else:
+            if kind != "master" and not self._linked:
+                self._relink()
             value = (
                 safe_get_full_fp32_param(parameter)
                 if kind == "master"
@@ -274,7 +277,11 @@ class Engine:
             self._relink()
 
     def _relink(self) -> None:
-        """Stages 0-2 keep a map from each parameter to its place in the moments: made again for the new moments."""
+        """Stages 0-2 keep a map from each parameter to its place in the moments: made again for the new moments.
+
+        DeepSpeed 0.19 makes it after the first group's first update, when the other groups have no moments yet.
+        """
+        self._linked = True
         self.optimizer._hp_optimizer_states_linked = False
         self.optimizer._lazy_init_hp_params_optimizer_state()
 

@@ -188,7 +188,8 @@ def pick(logprobs: Tensor, temperature: float, top_p: float, top_k: int, source:
     keep = torch.ones_like(ordered, dtype=torch.bool)
     if top_k > 0:
         keep[:, top_k:] = False
-    keep &= ordered.exp().cumsum(-1) - ordered.exp() < top_p  # the first is always kept
+    keep &= ordered.exp().cumsum(-1) - ordered.exp() < top_p
+    keep[:, 0] = True
     probabilities = ordered.masked_fill(~keep, -torch.inf).softmax(-1)
     return order.gather(1, torch.multinomial(probabilities, 1, generator=source))[:, 0]
 

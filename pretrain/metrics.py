@@ -6,13 +6,14 @@ Useful FLOPs count real tokens only: a row's padding is work that buys nothing.
 import json
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.errors import UserError
-from configs.model import DecoderConfig, ModelConfig, NativeViT
+from configs.model import DecoderConfig, LinearProjector, ModelConfig, NativeViT
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
 from data_pipeline.stream.batch import Batch
@@ -26,8 +27,7 @@ def useful_flops(model: ModelConfig, vocabulary: int, channels: int, batch: Batc
     flops = 6.0 * decoder.layers * layer_weights(decoder) * lengths.sum()
     flops += 6.0 * decoder.layers * decoder.width * float((lengths * (lengths + 1)).sum())
     flops += 6.0 * decoder.width * vocabulary * batch.label_tokens
-    hidden = getattr(model.projector, "hidden", None) or decoder.width
-    flops += 6.0 * visual * (channels * model.merge**2 * hidden + hidden * decoder.width)
+    flops += 6.0 * visual * projector_weights(model, channels)
     if encoder_runs and isinstance(model.encoder, NativeViT) and batch.vision.patch_segments is not None:
         vit, sizes = model.encoder, np.diff(batch.vision.patch_segments).astype(float)
         weights = 4 * vit.width**2 + 2 * vit.width * vit.mlp_width
@@ -48,6 +48,16 @@ def seconds_of_steps(run: Path, last: int) -> float:
     return total
 
 
+def projector_weights(model: ModelConfig, channels: int) -> int:
+    """Elements of the projector's matrices; `channels` of one cell of the encoder."""
+    width, depth = model.decoder.width, getattr(model.projector, "depth", 2)
+    hidden = getattr(model.projector, "hidden", None) or width
+    sizes = [channels * model.merge**2, *([hidden] * (depth - 1)), width]
+    if isinstance(model.projector, LinearProjector):
+        sizes = [channels, width]
+    return sum(a * b for a, b in pairwise(sizes))
+
+
 def layer_weights(decoder: DecoderConfig) -> int:
     """Elements of the matrices of one decoder layer."""
     width, kv = decoder.width, (decoder.kv_heads or decoder.heads) * (decoder.width // decoder.heads)
@@ -59,30 +69,17 @@ class MetricsLog:
 
     def __init__(self, run: Path, recipe: TrainRecipe, resume_step: int):
         self.path = run / "metrics.jsonl"
-        self._truncate(resume_step)
+        for path in (self.path, run / "predictions.jsonl"):
+            keep_until(path, resume_step)
         self.file = self.path.open("a", encoding="utf-8")
         self.board: Any = None
         self.wandb: Any = None
         if "tensorboard" in recipe.log.to:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(run / "tb"), purge_step=resume_step)
+            self.board = SummaryWriter(str(run / "tb"), purge_step=resume_step + 1 if resume_step else 0)
         if "wandb" in recipe.log.to:
             self.wandb = _open_wandb(run, recipe)
-
-    def _truncate(self, step: int) -> None:
-        if not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        kept = []
-        for line in lines:
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError):
-                break  # the torn last line of a killed run
-        if len(kept) != len(lines):
-            put(str(self.path), "".join(line + "\n" for line in kept).encode())
 
     def write(self, values: dict[str, Any]) -> None:
         """One line; numbers go to TensorBoard and wandb as well. `step` counts finished optimizer steps."""
@@ -101,6 +98,21 @@ class MetricsLog:
             self.board.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop a log's lines of later steps and a torn last one; a run that begins anew (step 0) keeps none."""
+    if not path.exists():
+        return
+    text, kept = path.read_text(encoding="utf-8"), []
+    for line in text.splitlines():
+        try:
+            if step and json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            break  # the torn last line of a killed run
+    if "".join(kept) != text:
+        put(str(path), "".join(kept).encode())
 
 
 def _flatten(prefix: str, values: dict[str, Any]) -> list[tuple[str, float]]:

@@ -48,7 +48,7 @@ def apply_stage(
     rows = {pattern: FreezeRow(pattern, rate) for pattern, rate in train.items()}
     frozen: dict[str, FreezeRow] = {}
     matchers = sorted(((p, _matcher(p)) for p in train), key=lambda item: (-len(item[0]), item[0]))
-    names = []
+    names: list[str] = []
     for parameter in model.parameters():
         name = logical_of(parameter).name
         names.append(name)
@@ -57,8 +57,8 @@ def apply_stage(
         parameter.requires_grad_(chosen is not None and train[chosen] > 0)
         row = rows[chosen] if chosen is not None else frozen.setdefault(_part(name), FreezeRow(_part(name), 0.0))
         row.members.append((name, parameter, matrix))
-    for pattern, row in rows.items():
-        if not row.members:
+    for pattern, matcher in matchers:
+        if not any(matcher.match(name) for name in names):
             raise UserError(_no_match(pattern, names, frozen_outside or {}))
     if not any(row.rate for row in rows.values()):
         raise UserError("stage.train trains nothing: give at least one part a learning rate above 0")

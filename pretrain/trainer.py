@@ -28,7 +28,7 @@ from pretrain.model.inputs import Inputs, to_inputs
 from pretrain.model.vlm import Output
 from pretrain.optim import make_optimizer, rate_scale, set_rates
 from pretrain.provenance import provenance
-from pretrain.run_folder import check_run_folder, steps_of
+from pretrain.run_folder import check_run_folder
 from pretrain.stages import apply_stage, freeze_table
 from pretrain.starting import born_model, circumstances, frozen_outside, make_features, take_up
 from pretrain.validation import Validation
@@ -259,15 +259,18 @@ def train(
     """Train a recipe into a run folder; goes on from its newest checkpoint. Returns whether there was anything to do."""
     folder = Path(run)
     steps = min(until or recipe.stage.steps, recipe.stage.steps)
-    done = steps_of(folder)
-    if done and done[-1] >= steps and checkpoints.latest(folder) is not None:
+    newest = checkpoints.latest(folder)
+    done = checkpoints.step_of(newest) if newest else 0
+    if done >= steps:
         if mesh.is_first:
-            print(f"{folder} has step {done[-1]} of {recipe.stage.steps} already: nothing to train", flush=True)
+            print(f"{folder} has step {done} of {recipe.stage.steps} already: nothing to train", flush=True)
         return False
     trainer = Trainer(recipe, folder, mesh, resume_from)
     try:
         trainer.run(until)
         return True
+    except Preempted:
+        raise  # nothing failed, and the status says what happened
     except BaseException:
         trainer._status("failed")
         raise

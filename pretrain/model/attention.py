@@ -24,15 +24,13 @@ BUCKET_WASTE = 1.3
 
 @dataclass(frozen=True)
 class Bucket:
-    """Segments served by one call. `gather` [S, M] flat positions (pads point at 0), `mask` [S, M] real ones."""
+    """Segments served by one call. `gather` [S, M] flat positions (pads point at 0)."""
 
     gather: Tensor
-    mask: Tensor
     scatter: Tensor
     """[real] index into the flattened [S * M] of each real position, in the order of `into`."""
     into: Tensor
     """[real] flat position that it returns to."""
-    full: bool
 
 
 class Segments:
@@ -59,12 +57,10 @@ class Segments:
         order = np.argsort(lengths, kind="stable")
         groups: list[list[int]] = []
         for index in order:
-            limit = lengths[groups[-1][0]] * BUCKET_WASTE if groups else -1
-            if (
-                not groups
-                or lengths[index] > max(limit, 8)
-                or (not self.causal and lengths[index] != limit / BUCKET_WASTE)
-            ):
+            first = lengths[groups[-1][0]] if groups else -1
+            # Padding needs the causal mask: without it only equal lengths share a call.
+            fits = lengths[index] <= max(first * BUCKET_WASTE, 8) if self.causal else lengths[index] == first
+            if not groups or not fits:
                 groups.append([])
             groups[-1].append(int(index))
         return [self._bucket(group, lengths) for group in groups]
@@ -79,7 +75,7 @@ class Segments:
         def put(x: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
 
-        return Bucket(put(gather), put(mask), put(flat), put(gather.reshape(-1)[flat]), bool(mask.all()))
+        return Bucket(put(gather), put(flat), put(gather.reshape(-1)[flat]))
 
     @cached_property
     def dense_mask(self) -> Tensor:
@@ -116,8 +112,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
         return out.index_put((torch.cat(index),), torch.cat(parts)) if parts else out + 0 * (q + k + v)
     parts, index = [], []
     for bucket in segments.buckets:
-        mask = None if bucket.full or segments.causal else bucket.mask[:, None, None, :]
-        part = _call(q[bucket.gather], k[bucket.gather], v[bucket.gather], mask, segments.causal)
+        part = _call(q[bucket.gather], k[bucket.gather], v[bucket.gather], None, segments.causal)
         parts.append(part.reshape(-1, *part.shape[2:])[bucket.scatter])
         index.append(bucket.into)
     return out.index_put((torch.cat(index),), torch.cat(parts)) if parts else out + 0 * (q + k + v)

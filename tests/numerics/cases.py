@@ -1,11 +1,13 @@
 """What the pool's ranks run: small trainings whose results must agree."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from configs.training import OptimConfig, ParallelConfig
+from data_pipeline.stream.collate import Ready
 from pretrain.engine import Engine, born
 from pretrain.loss import micro_loss
 from pretrain.memory import held_bytes
@@ -15,7 +17,7 @@ from pretrain.model.linear import logical_of
 from pretrain.model.vlm import make_model
 from pretrain.optim import make_optimizer, set_rates
 from pretrain.stages import apply_stage
-from tests.support.worlds import MODEL, VOCABULARY, micro_batches, rows_of
+from tests.support.worlds import MODEL, VOCABULARY, batch_of, micro_batches, rows_of
 
 ALL = {"encoder": 0.01, "projector": 0.01, "decoder": 0.01}
 
@@ -71,36 +73,100 @@ def train(
     return {"losses": losses, "norms": norms, "held": held_bytes(engine)}
 
 
-def initial_weights(mesh: Mesh) -> dict[str, Any]:
-    """(axis, offset, values) of each parameter of this rank."""
-    net = make_model(MODEL, VOCABULARY, mesh, "fp32", "fp32", seed=7)
+def decoder_with(**changes: Any) -> Any:
+    return MODEL.model_copy(update={"decoder": MODEL.decoder.model_copy(update=changes)})
+
+
+def initial_weights(mesh: Mesh, **changes: Any) -> dict[str, Any]:
+    """(axis, offset, values) of each parameter of this rank; `changes` to the decoder's configuration."""
+    net = make_model(decoder_with(**changes), VOCABULARY, mesh, "fp32", "fp32", seed=7)
     return {
         logical_of(p).name: (logical_of(p).axis, logical_of(p).offset, p.detach().numpy().copy())
         for p in net.parameters()
     }
 
 
-def loss_and_gradients(
-    mesh: Mesh, kind: str = "mixed", separate: bool = False, backend: str = "auto", precision: str = "fp32"
-) -> dict[str, Any]:
-    """Loss sum and every gradient, whole rows at once or each sample in a row of its own."""
-    net = make_model(MODEL, VOCABULARY, mesh, precision, "fp32", seed=7)
-    rows = rows_of(kind)
-    if separate:
-        rows = [[ready] for row in rows for ready in row]
-    total = 0.0
-    for row in [[r] for r in rows] if separate else [rows]:
-        from tests.support.worlds import batch_of
+def arranged(rows: list[list[Ready]], how: str) -> list[list[list[Ready]]]:
+    """The same samples as micro-steps of rows."""
+    if how == "separate":  # each sample in a row and a micro-step of its own
+        return [[[ready]] for row in rows for ready in row]
+    if how == "rows":
+        return [[rows[n] for n in (3, 7, 0, 5, 2, 6, 1, 4)]]
+    if how == "samples":
+        return [[row[::-1] for row in rows]]
+    return [rows]
 
-        out = net(to_inputs(batch_of(row), mesh.device, backend))
+
+def loss_and_gradients(
+    mesh: Mesh,
+    kind: str = "mixed",
+    how: str = "packed",
+    backend: str = "auto",
+    precision: str = "fp32",
+    math: str = "fp32",
+) -> dict[str, Any]:
+    """Loss sum and every gradient, micro-steps added in fp32."""
+    net = make_model(MODEL, VOCABULARY, mesh, precision, math, seed=7)
+    total, gradients = 0.0, {}
+    for rows in arranged(rows_of(kind), how):
+        net.zero_grad()
+        out = net(to_inputs(batch_of(rows), mesh.device, backend))
         out.loss_sum.backward()
-        total += float(out.loss_sum)
-    gradients = {
-        logical_of(p).name: (logical_of(p).axis, logical_of(p).offset, p.grad.float().numpy().copy())
-        for p in net.parameters()
-        if p.grad is not None
-    }
+        total += float(out.loss_sum.detach())
+        for p in net.parameters():
+            if p.grad is not None:
+                place = logical_of(p)
+                _, _, before = gradients.get(place.name, (None, None, 0.0))
+                gradients[place.name] = (place.axis, place.offset, before + p.grad.float().numpy())
     return {"loss": total, "gradients": gradients}
+
+
+def redrawn(ready: Ready) -> Ready:
+    """Other text and pixels in the same places."""
+    ids = ready.encoded.ids
+    other = np.where(ids > 2, 3 + (ids + 40) % (VOCABULARY - 3), ids)
+    return replace(
+        ready, encoded=replace(ready.encoded, ids=other), images=[255 - image for image in ready.images or ()]
+    )
+
+
+def states_with_one_changed(mesh: Mesh, backend: str, places: list[tuple[int, int]]) -> list[list[np.ndarray]]:
+    """Final hidden states of every sample (flat), as they are and with the sample at each of `places` redrawn."""
+    net = make_model(MODEL, VOCABULARY, mesh, "fp32", "fp32", seed=7)
+    out = []
+    for place in [None, *places]:
+        rows = [
+            [redrawn(ready) if place == (r, s) else ready for s, ready in enumerate(row)]
+            for r, row in enumerate(rows_of())
+        ]
+        batch = batch_of(rows)
+        with torch.no_grad():
+            hidden = net.hidden(to_inputs(batch, mesh.device, backend)).numpy()
+        out.append([hidden[start:end] for start, _, end in batch.segments])
+    return out
+
+
+def larger_queries(mesh: Mesh, qk_norm: float | None) -> dict[str, float]:
+    """Loss as initialized and with the weights of all queries times 16; root mean square of attention logits."""
+    net = make_model(decoder_with(qk_norm=qk_norm), VOCABULARY, mesh, "fp32", "fp32", seed=7)
+    seen: list[torch.Tensor] = []
+    first = net.decoder.layers[0]
+    for norm in (first.q_norm, first.k_norm):
+        if norm is not None:
+            norm.register_forward_hook(lambda module, given, made: seen.append(made))
+    inputs = to_inputs(batch_of(rows_of()), mesh.device)
+    with torch.no_grad():
+        before = net(inputs)
+        for layer in net.decoder.layers:
+            layer.q.weight *= 16.0
+        after = net(inputs)
+    spread = 0.0
+    if seen:
+        real = [t for start, end in inputs.segments.bounds for t in range(start, end)]
+        q, k = (part[real] for part in seen[:2])
+        logits = torch.einsum("qhd,khd->hqk", q, k.repeat_interleave(q.shape[1] // k.shape[1], 1))
+        spread = float((logits / q.shape[-1] ** 0.5).pow(2).mean().sqrt())
+    return {"before": float(before.loss_sum), "after": float(after.loss_sum), "spread": spread}
 
 
 def held(mesh: Mesh, zero: int) -> int:

@@ -1,8 +1,10 @@
 """What the pool's ranks run: evaluation and inspection with small real models."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 from data_pipeline.sample import Message
@@ -13,17 +15,19 @@ from data_pipeline.stream.reader import Dataset
 from pretrain.answering import OpenRun
 from pretrain.asking import ask
 from pretrain.captions import evaluate_captions
-from pretrain.generate import Generator
+from pretrain.generate import Generator, Prompt
 from pretrain.heldout import heldout_loss
 from pretrain.inspect import inspect_sample
 from pretrain.mesh import Mesh, destroy_mesh
 from pretrain.model.inputs import to_inputs
+from pretrain.model.vlm import make_model
 from pretrain.pictures import Pictures, mean_colour
 from pretrain.retrieval import caption_scores
 from pretrain.shapes import shapes_of
 from pretrain.shares import deal, gather
 from pretrain.vqa import evaluate_questions
 from tests.pretrain.squares import opened, recipe_of
+from tests.support.worlds import GEOMETRY, MODEL, PAD, VOCABULARY, batch_of, sample
 
 
 def whole_loss(run: OpenRun, sample: Ready) -> tuple[float, int]:
@@ -110,3 +114,63 @@ def inspecting(mesh: Mesh, world: str, kind: str, source: str) -> dict[str, Any]
     vocabulary = opened(mesh, world, kind, with_model=False).chat.vocab_size
     planned = shapes_of(recipe.model, sizes, shown["text_tokens"], shown["label_tokens"], vocabulary)
     return {"shown": shown, "text": inspect_sample(recipe, 4), "planned": planned}
+
+
+PROMPTS = {  # pictures (width, height), text tokens: the first four are 16 positions long and run together
+    "text": ((), 15),
+    "one picture": (((16, 8),), 13),
+    "three": (((8, 8), (24, 16), (8, 16)), 6),
+    "three others": (((8, 24), (16, 16), (8, 8)), 7),
+    "short text": ((), 4),
+    "large picture": (((24, 24),), 7),
+}
+
+
+def generator_of(
+    mesh: Mesh, end: int = -1, fixed_steps: bool = False, scaled: bool = False
+) -> tuple[Generator, list[Prompt]]:
+    """Fresh weights with a head of their own: a tied one repeats its last token for ever. `end` is the end mark."""
+    decoder = MODEL.decoder.model_copy(update={"tied_head": False, "scale_embeddings": scaled})
+    net = make_model(MODEL.model_copy(update={"decoder": decoder}), VOCABULARY, mesh, "fp32", "fp32", seed=7)
+    chat: Any = SimpleNamespace(pad_id=PAD, end_id=end, vocab_size=VOCABULARY, decode=lambda ids: f"said {ids}")
+    made = [sample(100 + n, pictures, text) for n, (pictures, text) in enumerate(PROMPTS.values())]
+    prompts = [Prompt(ready.encoded, ready.sizes, images=ready.images) for ready in made]
+    return Generator(net, chat, GEOMETRY, mesh, fixed_steps), prompts
+
+
+def generating(
+    mesh: Mesh,
+    chosen: list[int] | None = None,
+    end: int = -1,
+    fixed_steps: bool = False,
+    scaled: bool = False,
+    **how: Any,
+) -> dict[str, Any]:
+    """Answers to PROMPTS, and how often the decoder ran."""
+    generator, prompts = generator_of(mesh, end, fixed_steps, scaled)
+    calls: list[int] = []
+    generator.model.decoder.register_forward_hook(lambda module, given, made: calls.append(1))
+    answers = generator.answer([prompts[n] for n in chosen or range(len(prompts))], **how)
+    return {"answers": [(a.ids, a.text, a.logprobs) for a in answers], "calls": len(calls)}
+
+
+def without_cache(mesh: Mesh, max_new: int, scaled: bool) -> list[tuple[list[int], list[float]]]:
+    """Greedy answers, each token from the whole sequence anew through the training path."""
+    generator, prompts = generator_of(mesh, scaled=scaled)
+    out = []
+    for prompt in prompts:
+        ids: list[int] = []
+        scores: list[float] = []
+        for _ in range(max_new):
+            before = prompt.encoded
+            encoded = Encoded(
+                np.append(before.ids, ids).astype(np.int64), np.zeros(len(before.ids) + len(ids), bool), before.slots
+            )
+            batch = batch_of([[Ready(encoded, prompt.sizes, images=prompt.images)]])
+            with torch.no_grad():
+                hidden = generator.model.hidden(to_inputs(batch, mesh.device))[int(batch.segments[0, 2]) - 1]
+                logprobs = generator.model.decoder.logits(hidden[None])[0, :VOCABULARY].log_softmax(-1)
+            ids.append(int(logprobs.argmax()))
+            scores.append(float(logprobs.max()))
+        out.append((ids, scores))
+    return out
