@@ -92,6 +92,11 @@ class MetricsLog:
         if self.wandb is not None:
             self.wandb.log(flat, step=values["step"])
 
+    def flush(self) -> None:
+        """TensorBoard keeps events for two minutes: a kill after a checkpoint must not lose those before it."""
+        if self.board is not None:
+            self.board.flush()
+
     def close(self) -> None:
         self.file.close()
         if self.board is not None:

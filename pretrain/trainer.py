@@ -145,7 +145,8 @@ class Trainer:
         totals, (stops,) = counts.reduced(mesh, (float(self.stop_asked),))
         clock.mark("wait")
         self.step += 1
-        loss = totals["loss_sum"] / totals["weight"] if totals["weight"] else float("nan")
+        # Samples that all failed leave a step without a label: it taught nothing, and its loss says 0.
+        loss = totals["loss_sum"] / totals["weight"] if totals["weight"] else 0.0
         if not loss < float("inf"):
             raise RunError(
                 f"the loss of step {self.step} is {loss}: lower the learning rates in stage.train, or resume from an earlier checkpoint"
@@ -220,6 +221,8 @@ class Trainer:
             **circumstances(self.recipe, self.mesh),
         }
         checkpoints.save(self.folder, self.step, self.engine, self.mesh, state, self.recipe.checkpoint.keep_last)
+        if self.log:
+            self.log.flush()
         self._status("running")
         self.say(f"checkpoint of step {self.step} in {time.perf_counter() - start:.2f} s")
 
