@@ -5,7 +5,7 @@
            |                             |
         trainer <- starting <- stages, engine (DeepSpeed), optim <- mesh (Megatron's groups)
            |          |           |
-         loss      features     model/     checkpoint
+         loss      features     model/     checkpoint, restore
            |
         metrics, validation -> run folder -> evaluate, generate, report/
 ```
@@ -19,7 +19,8 @@ loss.py          the loss rule: a sum over the planned N, never a mean of means
 trainer.py       the training loop
 starting.py      the start of a run on one rank, and where training is taken up
 features.py      a frozen CNN's features, computed once and kept beside the dataset
-checkpoint.py    checkpoints that know no topology
+checkpoint.py    checkpoints that know no topology: written, found, pruned
+restore.py       read by name into any topology
 validation.py    held-out loss, and the same pictures' answers over time
 metrics.py       metrics.jsonl, TensorBoard, wandb; useful FLOPs
 memory.py        where a rank's memory goes, and what to say when it runs out

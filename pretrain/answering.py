@@ -15,6 +15,7 @@ from pretrain.generate import Prompt
 from pretrain.mesh import Mesh
 from pretrain.model.vlm import VisionLanguageModel, make_model
 from pretrain.picture_file import read_picture
+from pretrain.restore import load_weights
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def open_run(spec: str, mesh: Mesh, features_only: bool = False) -> OpenRun:
     model = make_model(
         recipe.model, chat.vocab_size, mesh, parallel.precision, parallel.math, recipe.seed, features_only
     )
-    checkpoints.load_weights(folder, model, mesh)
+    load_weights(folder, model, mesh)
     model.eval()
     return OpenRun(recipe, chat, geometry_of(recipe.model), model, mesh, int(folder.name.removeprefix("step-")))
 

@@ -14,7 +14,8 @@ from configs.errors import RunError
 from configs.load import dump_recipe
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
-from pretrain.checkpoint import step_folder, weights_sha256
+from pretrain.checkpoint import step_folder
+from pretrain.restore import weights_sha256
 from pretrain.run_folder import steps_of
 from pretrain.session import run_jobs
 

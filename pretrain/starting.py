@@ -18,6 +18,7 @@ from pretrain.features import FeatureCache
 from pretrain.mesh import Mesh
 from pretrain.model.cnn import count_parameters
 from pretrain.model.vlm import VisionLanguageModel, make_model
+from pretrain.restore import Checkpoint, load_engine
 
 Say = Callable[[str], None]
 
@@ -67,8 +68,8 @@ def take_up(
     if newest is None and resume_from is not None:
         newest = checkpoints.find(resume_from)
     if newest is not None:
-        found = checkpoints.Checkpoint(newest)
-        checkpoints.load_engine(found, engine, mesh, moments=True)
+        found = Checkpoint(newest)
+        load_engine(found, engine, mesh, moments=True)
         loader.load_state_dict(found.state["loader"])
         say(f"resumed from {newest}: step {found.state['step']} of {recipe.stage.steps}")
         now = circumstances(recipe, mesh)
@@ -80,7 +81,7 @@ def take_up(
         return int(found.state["step"])
     if recipe.stage.start_from:
         folder = checkpoints.find(recipe.stage.start_from)
-        checkpoints.load_engine(checkpoints.Checkpoint(folder), engine, mesh, moments=False)
+        load_engine(Checkpoint(folder), engine, mesh, moments=False)
         say(f"weights from {folder}")
     return 0
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from configs.errors import REQUEUE, UserError
-from pretrain.checkpoint import Checkpoint, find, latest, step_folder, weights_sha256
+from pretrain.checkpoint import find, latest, step_folder
 from pretrain.engine import KINDS
+from pretrain.restore import Checkpoint, weights_sha256
 from pretrain.run_folder import steps_of
 from tests.support.pool import Pool
 

@@ -182,6 +182,13 @@ def test_a_loss_that_is_no_number_ends_the_run(pool: Pool, squares: Path, tmp_pa
     assert [line["step"] for line in lines_of(tmp_path)] == [1]
 
 
+def test_a_step_whose_samples_all_failed_is_passed(pool: Pool, squares: Path, tmp_path: Path) -> None:
+    assert pool.run(CASES + "barren", 2, world=str(squares), run=str(tmp_path)) == [6, 6]
+    second = trained_lines(tmp_path)[1]
+    assert (second["loss"], second["label_tokens"], second["grad_norm"]) == (0.0, 0, 0.0)
+    assert all(line["loss"] > 0 for line in trained_lines(tmp_path) if line["step"] != 2)
+
+
 # ---- wandb ---------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from configs.errors import RunError, UserError
 from configs.model import ModelConfig
 from configs.schema import RECIPE, TrainRecipe
 from configs.training import OptimConfig, ParallelConfig
-from data_pipeline.stream.batch import Batch
+from data_pipeline.stream.batch import NO_TARGET, Batch
+from data_pipeline.stream.loader import Loader
 from pretrain import checkpoint as checkpoints
 from pretrain.engine import Engine, born
 from pretrain.loss import StepCounts, micro_loss
@@ -24,6 +26,7 @@ from pretrain.model.inputs import to_inputs
 from pretrain.model.linear import logical_of
 from pretrain.model.vlm import make_model
 from pretrain.optim import make_optimizer, set_rates
+from pretrain.restore import Checkpoint, load_engine
 from pretrain.stages import apply_stage, freeze_table
 from pretrain.trainer import Trainer, train
 from tests.pretrain.squares import recipe_of
@@ -76,6 +79,27 @@ def trained(
     return {"did": len(steps) if did else 0, "refused": None, "code": None}
 
 
+def barren(mesh: Mesh, world: str, run: str) -> int:
+    """Steps begun where the second one has no label left: all its samples failed."""
+    whole = Loader.step
+
+    def step(self: Loader, number: int) -> list[Batch]:
+        batches = whole(self, number)
+        if number != 1:
+            return batches
+        blank = [np.full_like(batch.targets, NO_TARGET) for batch in batches]
+        return [
+            replace(batch, targets=targets, weights=np.zeros_like(batch.weights), denominator=0.0)
+            for batch, targets in zip(batches, blank, strict=True)
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loader, "step", step)
+        result = trained(mesh, world, run, {"parallel": {"zero": 0}, "optim": {"weight_decay": 0.0}})
+    assert result["refused"] is None, result["refused"]
+    return int(result["did"])
+
+
 def interrupted(mesh: Mesh, world: str, folder: str, parallel: dict[str, Any]) -> None:
     """`straight`: six steps at once, one checkpoint. `resumed`: three, and a fresh trainer for the other three."""
     for run, until in (("straight", None), ("resumed", 3), ("resumed", None)):
@@ -87,7 +111,7 @@ def started(mesh: Mesh, world: str, run: str, source: str, zero: int, precision:
     """A trainer with `start_from`, before its first step: what it took from there."""
     parts: dict[str, Any] = {"stage": {"start_from": source}, "parallel": {"zero": zero, "precision": precision}}
     trainer = Trainer(small_recipe(world, **parts), Path(run), mesh)
-    found = checkpoints.Checkpoint(checkpoints.find(source))
+    found = Checkpoint(checkpoints.find(source))
     engine = trainer.engine
     differing = [
         logical_of(p).name
@@ -169,7 +193,7 @@ def carried(
 ) -> list[float]:
     """A checkpoint in an engine of other initial weights, written again; losses before and after one more step."""
     engine, batches = make_engine(mesh, zero, precision, train, seed=8)
-    checkpoints.load_engine(checkpoints.Checkpoint(Path(source)), engine, mesh, moments=True)
+    load_engine(Checkpoint(Path(source)), engine, mesh, moments=True)
     save(run, 9, engine)
     before = loss_of(engine, batches)
     learn(engine, batches)
@@ -181,7 +205,7 @@ def refused(mesh: Mesh, source: str, decoder: dict[str, Any]) -> str | None:
     model = MODEL.model_copy(update={"decoder": MODEL.decoder.model_copy(update=decoder)})
     engine, _ = make_engine(mesh, zero=0, model=model)
     try:
-        checkpoints.load_engine(checkpoints.Checkpoint(Path(source)), engine, mesh, moments=True)
+        load_engine(Checkpoint(Path(source)), engine, mesh, moments=True)
     except UserError as error:
         return str(error)
     return None
