@@ -8,8 +8,8 @@ of the published PyTorch weights.
 import hashlib
 import importlib.util
 import os
-import pickle
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -204,7 +204,7 @@ def safetensors_of(weights: str) -> Path:
     if not cache.exists():
         try:
             state = torch.load(path, map_location=lambda storage, _: storage, weights_only=True)  # stays on the host
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except (UnpicklingError, RuntimeError, EOFError) as error:
             raise UserError(
                 f"model.encoder.weights {path} is no file of tensors alone ({str(error).splitlines()[0][:80]}): "
                 "give a .safetensors file or package:NAME"
