@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs.errors import RunError
+from configs.load import load_recipe
+from data_pipeline.stream.layout import geometry_of, grid_of
 from pretrain.cli.main import main
 from tests.flows.conftest import no_ray
 from tests.support.datasets import picture
@@ -138,3 +140,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest
     assert main(["demo", "--folder", str(tmp_path)]) == 2
     assert "holds something else" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("side", [32, 64, 128])
+def test_a_small_picture_is_shown_at_the_size_that_was_trained_on(side: int) -> None:
+    """easy-VQA's own files are 64 pixels wide: 4 tokens as they are, which the model has never seen (it answered wrongly)."""
+    geometry = geometry_of(load_recipe("demo_sft").model)
+    rows, columns = grid_of(side, side, geometry)
+    assert rows * columns == 16
