@@ -130,9 +130,11 @@ def redrawn(ready: Ready) -> Ready:
     )
 
 
-def states_with_one_changed(mesh: Mesh, backend: str, places: list[tuple[int, int]]) -> list[list[np.ndarray]]:
+def states_with_one_changed(
+    mesh: Mesh, backend: str, places: list[tuple[int, int]], precision: str = "fp32", math: str = "fp32"
+) -> list[list[np.ndarray]]:
     """Final hidden states of every sample (flat), as they are and with the sample at each of `places` redrawn."""
-    net = make_model(MODEL, VOCABULARY, mesh, "fp32", "fp32", seed=7)
+    net = make_model(MODEL, VOCABULARY, mesh, precision, math, seed=7)
     out = []
     for place in [None, *places]:
         rows = [
@@ -141,7 +143,7 @@ def states_with_one_changed(mesh: Mesh, backend: str, places: list[tuple[int, in
         ]
         batch = batch_of(rows)
         with torch.no_grad():
-            hidden = net.hidden(to_inputs(batch, mesh.device, backend)).numpy()
+            hidden = net.hidden(to_inputs(batch, mesh.device, backend)).float().numpy()
         out.append([hidden[start:end] for start, _, end in batch.segments])
     return out
 

@@ -73,11 +73,13 @@ def test_gradients_do_not_depend_on_tp(pool: Pool) -> None:
 
 @pytest.mark.parametrize("kind", ["alternate", "uneven", "pictures", "text"])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_lockstep(pool: Pool, kind: str, frozen: bool) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_lockstep(pool: Pool, kind: str, frozen: bool, precision: str) -> None:
     """ZeRO-3 x TP 2 x DP 2 with a deadline: no rank waits for a call that another does not make, and the result is one process's."""
-    wanted = pool.run(CASES + "train", 1, zero=0, kind=kind, frozen_encoder=frozen, steps=2)[0]
-    for result in pool.run(CASES + "train", 4, 2, timeout=60, kind=kind, frozen_encoder=frozen, steps=2):
-        same(result, wanted, BOUND["fp32"])
+    options = {"kind": kind, "frozen_encoder": frozen, "precision": precision, "steps": 2}
+    wanted = pool.run(CASES + "train", 1, zero=1 if precision == "bf16" else 0, **options)[0]
+    for result in pool.run(CASES + "train", 4, 2, timeout=60, **options):
+        same(result, wanted, BOUND[precision])
 
 
 def test_zero_3_holds_half(pool: Pool) -> None:

@@ -51,8 +51,9 @@ def test_packing_order_and_backend_do_not_matter(
     assert loss_apart <= loss and gradient_apart <= gradient
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_leaks_between_segments(pool: Pool, backend: str) -> None:
+def test_nothing_leaks_between_segments(pool: Pool, backend: str, precision: str) -> None:
     """Text and pixels of one sample redrawn: every other sample's states stay the same to the bit, its own move
     (measured by 2.4 and more).
 
@@ -60,7 +61,9 @@ def test_nothing_leaks_between_segments(pool: Pool, backend: str) -> None:
     """
     places = [(0, 0), (4, 0), (4, 1), (6, 2)]
     assert [len(rows_of()[r][s].sizes) for r, s in places] == [1, 3, 1, 0]
-    plain, *changed = pool.run(CASES + "states_with_one_changed", 1, backend=backend, places=places)[0]
+    plain, *changed = pool.run(
+        CASES + "states_with_one_changed", 1, backend=backend, places=places, **PRECISIONS[precision]
+    )[0]
     for (row, number), states in zip(places, changed, strict=True):
         for place, (before, after) in enumerate(zip(plain, states, strict=True)):
             if place != 3 * row + number:
