@@ -46,7 +46,7 @@ def open_run(spec: str, mesh: Mesh, features_only: bool = False) -> OpenRun:
     )
     load_weights(folder, model, mesh)
     model.eval()
-    return OpenRun(recipe, chat, geometry_of(recipe.model), model, mesh, int(folder.name.removeprefix("step-")))
+    return OpenRun(recipe, chat, geometry_of(recipe.model), model, mesh, checkpoints.step_of(folder))
 
 
 def prompt_of(opened: OpenRun, images: Sequence[str], prompt: str | None) -> Prompt:

@@ -17,6 +17,7 @@ from configs.model import DecoderConfig, LinearProjector, ModelConfig, NativeViT
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
 from data_pipeline.stream.batch import Batch
+from pretrain.report.folder import read_lines
 
 
 def useful_flops(model: ModelConfig, vocabulary: int, channels: int, batch: Batch, encoder_runs: bool) -> float:
@@ -37,15 +38,8 @@ def useful_flops(model: ModelConfig, vocabulary: int, channels: int, batch: Batc
 
 def seconds_of_steps(run: Path, last: int) -> float:
     """Seconds that the logged steps up to `last` took, by their own lines; 0 where nothing is logged."""
-    path, total = run / "metrics.jsonl", 0.0
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break  # the torn last line of a killed run
-        if "seconds" in row and row["step"] <= last:
-            total += row["seconds"]["total"]
-    return total
+    lines = read_lines(run / "metrics.jsonl")
+    return sum((row["seconds"]["total"] for row in lines if "seconds" in row and row["step"] <= last), 0.0)
 
 
 def projector_weights(model: ModelConfig, channels: int) -> int:

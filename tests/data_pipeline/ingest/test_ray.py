@@ -35,7 +35,7 @@ def test_no_space_on_a_worker_is_one_sentence_and_the_build_goes_on(
             Here(path).write_bytes(b"half")
             raise OSError(number, "No space left on device")
 
-        return put_file(f"{output}/work/0000001.parquet", write)
+        return put_file(str(Here(output, "work", "0000001.parquet")), write)
 
     with local_ray(recipe.ray):
         with monkeypatch.context() as patch:
