@@ -16,6 +16,7 @@ from pretrain.mesh import Mesh
 from pretrain.model.vlm import VisionLanguageModel, make_model
 from pretrain.picture_file import read_picture
 from pretrain.restore import load_weights
+from pretrain.run_folder import step_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def open_run(spec: str, mesh: Mesh, features_only: bool = False) -> OpenRun:
     )
     load_weights(folder, model, mesh)
     model.eval()
-    return OpenRun(recipe, chat, geometry_of(recipe.model), model, mesh, checkpoints.step_of(folder))
+    return OpenRun(recipe, chat, geometry_of(recipe.model), model, mesh, step_of(folder))
 
 
 def prompt_of(opened: OpenRun, images: Sequence[str], prompt: str | None) -> Prompt:

@@ -38,15 +38,6 @@ def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def step_of(folder: Path) -> int:
-    """Of a checkpoint's folder.
-
-    >>> step_of(Path("run/checkpoints/step-00000100"))
-    100
-    """
-    return int(folder.name.removeprefix("step-"))
-
-
 def save(run: Path, step: int, engine: Engine, mesh: Mesh, state: dict[str, Any], keep_last: int) -> Path:
     """Write a whole checkpoint; all ranks call it. Returns its folder.
 

@@ -13,10 +13,19 @@ FREE = ("parallel", "log", "checkpoint", "evaluate", "name")
 """Parts of a recipe that may change between the starts of a run: topology, logging, pace."""
 
 
+def step_of(folder: Path) -> int:
+    """Of a checkpoint's folder.
+
+    >>> step_of(Path("run/checkpoints/step-00000100"))
+    100
+    """
+    return int(folder.name.removeprefix("step-"))
+
+
 def steps_of(run: Path) -> list[int]:
     """Steps with a committed checkpoint, ascending."""
     found = (run / "checkpoints").glob("step-*/COMMIT")
-    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+    return sorted(step_of(path.parent) for path in found)
 
 
 def check_run_folder(folder: Path, recipe: TrainRecipe, option: str = "--run") -> None:

@@ -28,7 +28,7 @@ from pretrain.model.inputs import Inputs, to_inputs
 from pretrain.model.vlm import Output
 from pretrain.optim import make_optimizer, rate_scale, set_rates
 from pretrain.provenance import provenance
-from pretrain.run_folder import check_run_folder
+from pretrain.run_folder import check_run_folder, step_of
 from pretrain.stages import apply_stage, freeze_table
 from pretrain.starting import born_model, circumstances, frozen_outside, make_features, take_up
 from pretrain.validation import Validation
@@ -263,7 +263,7 @@ def train(
     folder = Path(run)
     steps = min(until or recipe.stage.steps, recipe.stage.steps)
     newest = checkpoints.latest(folder)
-    done = checkpoints.step_of(newest) if newest else 0
+    done = step_of(newest) if newest else 0
     if done >= steps:
         if mesh.is_first:
             print(f"{folder} has step {done} of {recipe.stage.steps} already: nothing to train", flush=True)
