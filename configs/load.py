@@ -182,14 +182,15 @@ def dump_recipe(recipe: BaseModel) -> str:
 
 def difference(old: BaseModel, new: BaseModel) -> list[str]:
     """`key: old -> new` for every value that differs."""
-    return _difference("", old.model_dump(mode="json"), new.model_dump(mode="json"))
+    return tree_difference(old.model_dump(mode="json"), new.model_dump(mode="json"))
 
 
-def _difference(prefix: str, old: Any, new: Any) -> list[str]:
+def tree_difference(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The same for resolved trees, one of which an older version may have written."""
     if isinstance(old, dict) and isinstance(new, dict):
         out = []
         for key in [*old, *(k for k in new if k not in old)]:
-            out += _difference(f"{prefix}.{key}" if prefix else key, old.get(key), new.get(key))
+            out += tree_difference(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
         return out
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
 

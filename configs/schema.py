@@ -6,7 +6,17 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from configs.base import Config
 from configs.data import DataConfig
-from configs.ingest import ComposeConfig, ImagesConfig, RayConfig, Source, TextConfig
+from configs.ingest import (
+    ComposeConfig,
+    DedupConfig,
+    FetchConfig,
+    FiltersConfig,
+    ImagesConfig,
+    RayConfig,
+    Source,
+    StorageConfig,
+    TextConfig,
+)
 from configs.model import ModelConfig
 from configs.training import (
     CheckpointConfig,
@@ -26,8 +36,12 @@ class BuildRecipe(Config):
     source: Source
     output: str
     compose: ComposeConfig | None = None
+    storage: StorageConfig = StorageConfig()
+    fetch: FetchConfig = FetchConfig()
     images: ImagesConfig = ImagesConfig()
     text: TextConfig = TextConfig()
+    filters: FiltersConfig = FiltersConfig()
+    dedup: DedupConfig = DedupConfig()
     shard_size: int = Field(1000, ge=1, description="kept samples of a shard; all but the last have just so many")
     unit_size: int = Field(256, ge=1, description="input rows of one work unit")
     ray: RayConfig = RayConfig()

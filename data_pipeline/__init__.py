@@ -15,6 +15,7 @@ sample.py    what a sample is, and what a rejected row leaves behind
 shard.py     one WebDataset tar and the index that makes it randomly readable
 manifest.py  manifest.json, written last: its presence means that the dataset is whole
 storage.py   bytes in and out, local or fsspec; a write is whole or not there
+stores/      what is behind it: local files, S3, any other fsspec store
 ingest/      records -> dataset folder, and the proof that it is one
 stream/      dataset folders -> plan -> packed rows -> batches
 assets/      the embedded emoji set, with its notices

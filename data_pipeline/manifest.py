@@ -23,8 +23,27 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """One build into the folder: the first, an extension by new input rows, or a retry of failed ones.
+
+    `shards` is how many shards it made, `rows` how many input rows it took (again, for a retry), `superseded` the
+    rejections that a retry replaced by its own outcomes, by reason; `lists` the SHA-256 of each file that its filters
+    read.
+    """
+
+    kind: str
+    shards: int
+    rows: int
+    fingerprint: str
+    superseded: dict[str, int] = field(default_factory=dict)
+    lists: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """Totals: rows = kept + sum(rejected); pictures_per_sample counts samples by number of pictures."""
+    """Totals: rows = kept + sum(rejected), each row by its latest outcome; pictures_per_sample counts samples by
+    number of pictures. `generations` in order; their shards follow one another. `files`: SHA-256 of what lies beside
+    the shards."""
 
     name: str
     fingerprint: str
@@ -32,7 +51,14 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
     totals: dict[str, Any]
     schema: int = SCHEMA
+    generations: tuple[Generation, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
     reused: bool = field(default=False, compare=False)
+
+    @property
+    def version(self) -> int:
+        """How many builds have gone into the folder."""
+        return max(1, len(self.generations))
 
 
 def read_manifest(folder: str) -> Manifest:
@@ -49,7 +75,16 @@ def read_manifest(folder: str) -> Manifest:
         raise UserError(f"{path} has schema {schema}, this looksay reads {SCHEMA}: use a matching version")
     try:
         shards = tuple(ShardEntry(**entry) for entry in data["shards"])
-        return Manifest(data["name"], data["fingerprint"], data["recipe"], shards, data["totals"])
+        generations = tuple(Generation(**entry) for entry in data.get("generations", ()))
+        return Manifest(
+            data["name"],
+            data["fingerprint"],
+            data["recipe"],
+            shards,
+            data["totals"],
+            generations=generations,
+            files=data.get("files", {}),
+        )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} lacks {error}: the dataset is damaged, build it again") from None
 

@@ -34,7 +34,8 @@ class Sample:
     """One training sample: either `text` (a caption, pictures before it) or `messages`.
 
     `images` are the encoded bytes as stored in the tar, in the order of their marks. `provenance` says where
-    the sample came from (source row, label, question ids, ...): JSON values only.
+    the sample came from (source row, label, question ids, ...): JSON values only. `rejected` is the answer that was
+    not chosen, of a preference row whose last message is the chosen one.
     """
 
     key: str
@@ -44,14 +45,17 @@ class Sample:
     text: str | None = None
     messages: tuple[Message, ...] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    rejected: str | None = None
 
     def body(self) -> bytes:
-        """The KEY.json member: {text | messages, provenance}, stable byte for byte."""
+        """The KEY.json member: {text | messages, rejected?, provenance}, stable byte for byte."""
         data: dict[str, Any] = {}
         if self.messages is not None:
             data["messages"] = [{"role": m.role, "content": m.content} for m in self.messages]
         else:
             data["text"] = self.text
+        if self.rejected is not None:
+            data["rejected"] = self.rejected
         data["provenance"] = self.provenance
         return json.dumps(data, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
@@ -63,6 +67,7 @@ class Conversation:
     text: str | None
     messages: tuple[Message, ...] | None
     provenance: dict[str, Any]
+    rejected: str | None = None
 
 
 def parse_body(body: bytes) -> Conversation:
@@ -76,7 +81,7 @@ def parse_body(body: bytes) -> Conversation:
         for message in messages:
             if message.role not in ROLES:
                 raise ValueError(f"role {message.role!r} is not one of {ROLES}")
-    return Conversation(data.get("text"), messages, data.get("provenance", {}))
+    return Conversation(data.get("text"), messages, data.get("provenance", {}), data.get("rejected"))
 
 
 @dataclass(frozen=True)

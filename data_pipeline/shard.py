@@ -1,12 +1,11 @@
-"""One shard: a plain WebDataset tar, written together with the index that makes it randomly readable.
+"""One shard: a plain WebDataset tar, and the index that makes it randomly readable.
 
 `KEY.jpg` (or KEY.0.jpg, KEY.1.jpg, ... for several pictures), then `KEY.json`. Tar bytes depend on nothing but the
-samples: fixed owner, mode and time.
+samples: fixed owner, mode and time. So a sample can be encoded once, wherever it is made, and copied into its shard.
 """
 
 import io
 import tarfile
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -39,9 +38,12 @@ OUTCOME_SCHEMA = pa.schema(
         ("stage", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
+        ("exact", pa.binary(16)),
+        ("near", pa.binary()),
     ]
 )
-"""One line per input row: outcome `kept` or `rejected`, and then by which stage and why."""
+"""One line per input row: outcome `kept` or `rejected`, and then by which stage and why. `exact` and `near` are what a
+kept one is recognised by when duplicates are looked for later; null where the build does not look for them."""
 
 BLOCK = 512
 
@@ -57,50 +59,49 @@ def member_names(sample: Sample) -> list[str]:
     return [f"{sample.key}.{i}.{kind}" for i, kind in enumerate(sample.formats)]
 
 
-@dataclass
-class ShardWriter:
-    """Collects samples of one shard in memory; `tar_bytes()` and `index_table()` when all are in."""
+class _Members:
+    """Tar members one after the other, as pieces that are not joined yet."""
 
-    buffer: io.BytesIO = field(default_factory=io.BytesIO)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.size = 0
 
-    def _member(self, name: str, data: bytes) -> tuple[int, int, int]:
+    def add(self, name: str, data: bytes) -> tuple[int, int, int]:
+        """Offset, size and hash of the member's data."""
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.mtime = len(data), 0o644, 0
-        self.buffer.write(info.tobuf(tarfile.USTAR_FORMAT))
-        offset = self.buffer.tell()
-        self.buffer.write(data)
-        self.buffer.write(b"\0" * (-len(data) % BLOCK))
+        header = info.tobuf(tarfile.USTAR_FORMAT)
+        offset, padding = self.size + len(header), -len(data) % BLOCK
+        self.pieces += [header, data, b"\0" * padding]
+        self.size = offset + len(data) + padding
         return offset, len(data), digest(data)
 
-    def add(self, sample: Sample) -> None:
-        images = [self._member(name, data) for name, data in zip(member_names(sample), sample.images, strict=True)]
-        body = sample.body()
-        offset, size, hashed = self._member(f"{sample.key}.json", body)
-        text = sample.text if sample.messages is None else "".join(m.content for m in sample.messages)
-        self.rows.append(
-            {
-                "key": sample.key,
-                "json_offset": offset,
-                "json_size": size,
-                "json_hash": hashed,
-                "image_offset": [i[0] for i in images],
-                "image_size": [i[1] for i in images],
-                "image_hash": [i[2] for i in images],
-                "image_format": list(sample.formats),
-                "width": [i.width for i in sample.infos],
-                "height": [i.height for i in sample.infos],
-                "text_chars": len(text or ""),
-            }
-        )
 
-    def tar_bytes(self) -> bytes:
-        """The whole archive: members, two end blocks, padded to tar's record of 10,240 bytes."""
-        data = self.buffer.getvalue() + b"\0" * (2 * BLOCK)
-        return data + b"\0" * (-len(data) % tarfile.RECORDSIZE)
+def encode_sample(sample: Sample) -> tuple[list[bytes], int, dict[str, Any]]:
+    """A sample as pieces of tar, their size in bytes, and its row of the index with offsets from its own start."""
+    members = _Members()
+    images = [members.add(name, data) for name, data in zip(member_names(sample), sample.images, strict=True)]
+    offset, size, hashed = members.add(f"{sample.key}.json", sample.body())
+    text = sample.text if sample.messages is None else "".join(m.content for m in sample.messages)
+    row = {
+        "key": sample.key,
+        "json_offset": offset,
+        "json_size": size,
+        "json_hash": hashed,
+        "image_offset": [i[0] for i in images],
+        "image_size": [i[1] for i in images],
+        "image_hash": [i[2] for i in images],
+        "image_format": list(sample.formats),
+        "width": [i.width for i in sample.infos],
+        "height": [i.height for i in sample.infos],
+        "text_chars": len(text or ""),
+    }
+    return members.pieces, members.size, row
 
-    def index_table(self) -> pa.Table:
-        return pa.Table.from_pylist(self.rows, INDEX_SCHEMA)
+
+def tar_end(size: int) -> bytes:
+    """What closes an archive whose members take `size` bytes: two empty blocks, up to tar's record of 10,240 bytes."""
+    return b"\0" * (2 * BLOCK + -(size + 2 * BLOCK) % tarfile.RECORDSIZE)
 
 
 def table_bytes(table: pa.Table) -> bytes:

@@ -44,6 +44,7 @@ questions.py     each question on its own, in a fresh conversation
 pictures.py      pictures as prompts need them, and blank ones
 picture_file.py  a picture that a user names
 shares.py        work dealt over the ranks
+picture_score.py  scores of pictures for a data build: does it show one clear thing?
 showcase.py      one question, two pictures and a blank one for the report
 
 What people use

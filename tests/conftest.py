@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.s3_server import s3  # noqa: F401  (the fixture, for every test package)
+
 if TYPE_CHECKING:
     from tests.support.pool import Pool
 

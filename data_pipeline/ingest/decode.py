@@ -1,134 +1,179 @@
 """Encoded picture of any kind -> RGB of the wanted size -> encoded bytes. Pure functions on bytes.
 
-The header decides before any pixel is decoded. Orientation is applied, transparency becomes white, 16-bit grey is
-scaled, an animation gives its first frame.
+```
+bytes --header--> Opened --jpeg | Pillow + colour--> RGB --resize, turn, canvas--> pixels --encode--> Stored
+                     `----------- nothing has to change: the source's own bytes -----------------^
+```
+The header decides before any pixel is decoded. Orientation is applied, transparency becomes white, 16-bit is scaled,
+profiles are turned into sRGB, an animation gives its first frame. What is cut short is refused.
 """
 
-import io
 import re
-import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from configs.ingest import ImagesConfig
+from data_pipeline.ingest import jpeg
+from data_pipeline.ingest.colour import changes, to_rgb, to_srgb
+from data_pipeline.ingest.encode import LONGEST, encode
+from data_pipeline.ingest.header import (
+    BROKEN,
+    Header,
+    Opened,
+    PictureError,
+    detail_of,
+    open_picture,
+    read_header,
+    swapped,
+)
+from data_pipeline.ingest.resize import Size, fitted, middle_square, on_canvas, scale_to, target, turn
 from data_pipeline.sample import ImageInfo
 
-PIL_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
-READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""What is opened at all: formats that parse pictures and nothing else (no EPS, which runs a program)."""
+__all__ = ["Header", "PictureError", "Stored", "decode", "pixels_of", "prepare", "read_header"]
 
 
-BROKEN = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-"""What Pillow's plugins raise on broken pixels and tags."""
+@dataclass(frozen=True)
+class Stored:
+    """A picture as it goes into the dataset. `pixels` [H, W, 3] uint8 are those that were encoded."""
 
-
-class PictureError(ValueError):
-    """A picture that cannot be used. `reason` is a short stable name, `str(error)` the detail."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(detail)
-        self.reason = reason
-
-
-def _detail(error: Exception) -> str:
-    """An error as a line that is the same in every process: addresses of objects would differ."""
-    return re.sub(r"<\S+ object at 0x[0-9a-fA-F]+>", "its bytes", f"{type(error).__name__}: {error}")[:200]
+    data: bytes = field(repr=False)
+    format: str
+    info: ImageInfo
+    pixels: np.ndarray = field(repr=False)
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
-    """RGB picture of the encoded bytes.
+    """RGB picture of the encoded bytes, upright, in its full size.
 
     Raises:
-        PictureError: `empty`, `not_a_picture`, `too_many_pixels`, `corrupt`.
+        PictureError: `empty`, `not_a_picture`, `too_many_pixels`, `too_many_scans`, `corrupt`, `memory`.
     """
-    if not data:
-        raise PictureError("empty", "no bytes")
+    opened = open_picture(data, max_pixels)
+    pixels, _ = _whole(opened)
+    return Image.fromarray(turn(pixels, opened.orientation))
+
+
+def prepare(data: bytes, config: ImagesConfig, canvas: Size | None = None) -> Stored:
+    """The picture as the recipe wants it, or (`canvas`) fitted on a ground of that width and height.
+
+    With `config.passthrough`, a picture that has the format already and needs neither another size nor turning nor
+    other colours keeps its bytes, metadata and all, once they are decoded without a complaint.
+
+    Raises:
+        PictureError: as `decode`, and `too_long` for the format, `too_many_pixels` when enlarged.
+    """
+    with _memory_is_a_reason():
+        pixels, own = _pixels(data, config, canvas)
+        stored = own if own is not None else encode(pixels, config.format, config.quality)
+        return Stored(stored, config.format, ImageInfo(pixels.shape[1], pixels.shape[0]), pixels)
+
+
+def pixels_of(data: bytes, config: ImagesConfig, canvas: Size | None = None) -> np.ndarray:
+    """The pixels that `prepare` encodes, [H, W, 3] uint8. Raises as `prepare`."""
+    with _memory_is_a_reason():
+        return _pixels(data, config, canvas)[0]
+
+
+@contextmanager
+def _memory_is_a_reason() -> Iterator[None]:
+    """OpenCV has errors of its own: for its own memory, and for arrays that numpy does not give it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            Image.init()
-            # Pillow trips over a format that this build of it does not have.
-            picture = Image.open(io.BytesIO(data), formats=[name for name in READABLE if name in Image.OPEN])
-    except Image.DecompressionBombError as error:
-        raise PictureError("too_many_pixels", str(error)) from None
-    except BROKEN as error:  # UnidentifiedImageError is an OSError
-        raise PictureError("not_a_picture", _detail(error)) from None
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise PictureError("too_many_pixels", f"{width} x {height} pixels is above max_pixels {max_pixels}")
+        yield
+    except Exception as error:
+        of_opencv = type(error).__module__ == "cv2" and re.search("Insufficient memory|can not be created", str(error))
+        if not isinstance(error, MemoryError) and not of_opencv:
+            raise
+        raise PictureError("memory", "resizing or encoding it takes more memory than there is") from None
+
+
+def _pixels(data: bytes, config: ImagesConfig, canvas: Size | None) -> tuple[np.ndarray, bytes | None]:
+    """What to encode, and the source's bytes where they can stay as they are."""
+    opened = open_picture(data, config.max_pixels)
+    if canvas is None and config.mode == "border":
+        canvas = (config.size, config.size)
+    if canvas is not None:
+        return np.asarray(on_canvas(_for_canvas(opened, canvas), canvas, config.pad)), None
+    wanted = target(opened.size, config.mode, config.size, config.enlarge, LONGEST[config.format])
+    if wanted[0] * wanted[1] > max(config.max_pixels, opened.size[0] * opened.size[1]):
+        raise PictureError("too_many_pixels", f"enlarged to {wanted[0]} x {wanted[1]} pixels, above max_pixels")
+    pixels, own = _sized(opened, wanted, config.mode == "center-crop")
+    return pixels, data if own and config.passthrough and config.format == opened.format else None
+
+
+def _sized(opened: Opened, wanted: Size, square: bool) -> tuple[np.ndarray, bool]:
+    """Upright pixels of that size, and whether they are the source's own, unchanged."""
+    if wanted == opened.size:
+        pixels, plain = _whole(opened)
+        return turn(pixels, opened.orientation), plain and opened.orientation == 1
+    size = swapped(wanted, opened.orientation)
+    if opened.format == "jpg":
+        table = getattr(opened.picture, "quantization", {}).get(0)
+        quick = jpeg.read(opened.data, opened.stored, table, size, square)
+        if quick is not None:
+            return turn(_in_srgb(opened, quick), opened.orientation), False
+    pixels, _ = _whole(opened)
+    return turn(scale_to(middle_square(pixels) if square else pixels, size), opened.orientation), False
+
+
+def _for_canvas(opened: Opened, canvas: Size) -> Image.Image:
+    """Upright picture, at least twice as large as it will be on the canvas, or as large as it is."""
+    if opened.format == "jpg":
+        size = fitted(opened.size, canvas)
+        ratio = min(opened.size[0] / size[0], opened.size[1] / size[1])
+        eighths = next((part for part in (1, 2, 4) if ratio * part / 8 >= 2), 8)
+        pixels = jpeg.decode(opened.data, opened.stored, eighths)
+        if pixels is not None:
+            return Image.fromarray(turn(_in_srgb(opened, pixels), opened.orientation))
+    pixels, _ = _whole(opened)
+    return Image.fromarray(turn(pixels, opened.orientation))
+
+
+def _whole(opened: Opened) -> tuple[np.ndarray, bool]:
+    """All pixels as stored, not turned, in sRGB; and whether they are just what is in the file.
+
+    Pillow judges what the quick decoder does not take: it has the last word on what is a picture.
+    """
+    if opened.format == "jpg":
+        pixels = jpeg.decode(opened.data, opened.stored)
+        if pixels is not None:
+            mode = opened.picture.mode
+            same = opened.picture.format == "JPEG" and not changes(opened.profile, mode)
+            return _in_srgb(opened, pixels), same
+    picture = opened.picture
+    plain = opened.format != "jpg" and _is_plain(picture) and not changes(opened.profile, picture.mode)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture.load()
-            return to_rgb(ImageOps.exif_transpose(picture))
+            return np.asarray(to_rgb(picture, opened.profile)), plain
     except Image.DecompressionBombError as error:
         raise PictureError("too_many_pixels", str(error)) from None
+    except MemoryError:
+        raise PictureError("memory", "decoding it takes more memory than there is") from None
     except BROKEN as error:
-        raise PictureError("corrupt", _detail(error)) from None
+        raise PictureError("corrupt", detail_of(error)) from None
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode to RGB: transparency on white, 16-bit and float grey scaled to 8 bit."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture).astype(np.float64))
-        # Only I;16 says how many bits it has: a dark one is dark, not 8-bit.
-        values = values / 257.0 if picture.mode.startswith("I;16") or values.max(initial=0.0) > 255 else values
-        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        ground = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(ground, picture).convert("RGB")
-    return picture.convert("RGB")
+def _in_srgb(opened: Opened, pixels: np.ndarray) -> np.ndarray:
+    """RGB pixels of a JPEG through its profile. After resizing: a profile costs far more than the resize."""
+    mode = opened.picture.mode
+    if not changes(opened.profile, mode):
+        return pixels
+    picture = Image.fromarray(pixels)
+    return np.asarray(to_srgb(picture.getchannel("R") if mode == "L" else picture, opened.profile))
 
 
-def resize(picture: Image.Image, mode: str, size: int, pad: str = "white") -> Image.Image:
-    """`keep-ratio`: the longest side becomes `size`, never enlarged; `border`: size x size, padded; `none`."""
-    if mode == "none":
-        return picture
-    if mode == "border":
-        return on_canvas(picture, (size, size), pad)
-    longest = max(picture.size)
-    if longest <= size:
-        return picture
-    scale = size / longest
-    return picture.resize(
-        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.LANCZOS
-    )
-
-
-def on_canvas(picture: Image.Image, canvas: tuple[int, int], pad: str = "white") -> Image.Image:
-    """Resized to fit into `canvas` (width, height), centred, the rest white or (`edge`) as the picture's edge is."""
-    scale = min(canvas[0] / picture.width, canvas[1] / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    fitted = picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
-    if size == canvas:
-        return fitted
-    out = Image.new("RGB", canvas, "white" if pad == "white" else _edge_colour(fitted))
-    out.paste(fitted, ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2))
-    return out
-
-
-def _edge_colour(picture: Image.Image) -> tuple[int, ...]:
-    """Median of the outermost pixels, by channel: what touches the edge somewhere does not colour the rest."""
-    pixels = np.asarray(picture)
-    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return tuple(int(value) for value in np.median(edge, axis=0))
-
-
-def encode(picture: Image.Image, kind: str, quality: int) -> tuple[bytes, ImageInfo]:
-    """Bytes of the picture as `jpg`, `png` or `webp`; the same picture gives the same bytes."""
-    sink = io.BytesIO()
-    options = {"png": {"compress_level": 3}, "jpg": {"quality": quality}, "webp": {"quality": quality, "method": 2}}
-    picture.save(sink, PIL_FORMATS[kind], **options[kind])
-    return sink.getvalue(), ImageInfo(picture.width, picture.height)
+def _is_plain(picture: Image.Image) -> bool:
+    """One frame of 8-bit RGB or grey, nothing else: to be known before it is loaded."""
+    if getattr(picture, "is_animated", False) or "transparency" in picture.info:
+        return False
+    if picture.format == "PNG":
+        tiles: list[Any] = getattr(picture, "tile", [])
+        return len(tiles) == 1 and tiles[0].args in ("RGB", "L")
+    return picture.format == "WEBP" and picture.mode == "RGB"

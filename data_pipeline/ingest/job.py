@@ -1,255 +1,226 @@
 """A build: records -> units on Ray -> ordered cut -> manifest, which comes last.
 
 Killed at any moment, the same command continues: committed units are not done again, and the result is
-byte-identical to an undisturbed build, whatever the number of workers.
+byte-identical to an undisturbed build, whatever the number of workers. A finished dataset can be extended by new
+input rows, and the rows that could not be fetched can be tried again: both go to new shards behind the old ones.
 """
 
 import contextlib
-import getpass
 import hashlib
 import json
 import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
-from tqdm import tqdm
-
-from configs.errors import RunError, UserError
+from configs.errors import UserError
 from configs.ingest import RayConfig
 from configs.schema import BuildRecipe
-from data_pipeline.ingest.compose import compose
-from data_pipeline.ingest.cut import cut
-from data_pipeline.ingest.sources import Record, list_records
-from data_pipeline.ingest.units import process_unit, read_unit, unit_path
-from data_pipeline.manifest import NAME, Manifest, read_manifest, write_manifest
-from data_pipeline.storage import TEMPORARY, exists, is_remote, join, listdir, put, read_bytes
+from data_pipeline.ingest import stock
+from data_pipeline.ingest.again import Failed, extended, relisted
+from data_pipeline.ingest.assemble import Assembled, Site, assemble
+from data_pipeline.ingest.filters.rules import Filters
+from data_pipeline.ingest.folder import (
+    Begun,
+    begin,
+    identity_of,
+    look_at,
+    recipe_changes,
+    refusal,
+    tidy,
+)
+from data_pipeline.ingest.progress import Progress
+from data_pipeline.ingest.publish import kept_listing, publish, said_of
+from data_pipeline.ingest.ray_local import local_ray
+from data_pipeline.ingest.rows_in import inputs_of, whole_paths
+from data_pipeline.ingest.segments import Segment, Units, segments_of
+from data_pipeline.ingest.sources.inputs import Found, describe, find_inputs
+from data_pipeline.ingest.tasks import InProcess, OnRay, Runner
+from data_pipeline.manifest import Generation, Manifest
+from data_pipeline.storage import configure, exists, is_remote, join
 
-OURS = (".tar", ".parquet", NAME, "tokens", "features", "work", "build.json")
 
-
-def build(recipe: BuildRecipe, *, progress: bool = True) -> Manifest:
+def build(recipe: BuildRecipe, *, progress: bool = True, extend: bool = False, retry_failed: bool = False) -> Manifest:
     """Make the dataset of a recipe, or say that it is there already (`manifest.reused`).
 
+    Args:
+        extend: take new input rows into a finished dataset, as new shards.
+        retry_failed: try the rows again that could not be fetched; what they give goes to new shards.
     Raises:
         UserError: bad source, or an output folder that holds something else.
     """
-    records = list_records(recipe.source)
-    if recipe.compose is not None:
-        records = compose(records, recipe.compose)
-    fingerprint = fingerprint_of(recipe, records)
-    done = _check_output(recipe, fingerprint)
-    if done is not None:
-        return done
-    put(join(recipe.output, "build.json"), json.dumps(_identity(recipe, fingerprint), sort_keys=True).encode())
-    count = -(-len(records) // recipe.unit_size)
-    missing = [number for number in range(count) if not exists(unit_path(recipe.output, number))]
-    if missing:
-        with local_ray(recipe.ray):
-            _run_units(recipe, records, missing, progress)
-    outcomes = (outcome for number in range(count) for outcome in read_unit(recipe.output, number))
-    shards, totals = cut(outcomes, recipe.output, recipe.shard_size)
-    if totals["rows"] != len(records):
-        raise AssertionError(f"{len(records)} rows went in, {totals['rows']} came out")
-    if not totals["kept"]:
+    configure(recipe.storage)
+    manifest, begun = look_at(recipe.output)
+    lists = Filters(recipe.filters, recipe.text).lists  # says what is wrong with rules before anything starts
+    if manifest is None and (extend or retry_failed):
         raise UserError(
-            f"all {totals['rows']} rows of {recipe.name} were rejected: {totals['rejected']}; see {recipe.output}/*.outcomes.parquet"
+            f"{recipe.output} holds no finished dataset: build it first, without --extend or --retry-failed"
         )
-    manifest = Manifest(recipe.name, fingerprint, recipe.model_dump(mode="json"), shards, totals)
-    write_manifest(recipe.output, manifest)
-    _tidy(recipe.output)
-    return manifest
+    found = find_inputs(recipe.source)
+    if manifest is not None and not (extend or retry_failed):
+        return _reused(recipe, manifest, found, lists)
+    with Progress(recipe.output, recipe.name, bar=progress, held=True) as log, _runner(recipe.ray, log) as runner:
+        if manifest is None:
+            return _first(recipe, begun, found, runner, log, lists)
+        if other := _other_lists(manifest, lists):
+            raise refusal(recipe.output, other, extendable=False)
+        if retry_failed:
+            return _retry(recipe, manifest, found, runner, log)
+        return _extend(recipe, manifest, found, runner, log)
 
 
-def _tidy(output: str) -> None:
-    """Remove what only an unfinished build needs, and what a killed one left half-written."""
-    if is_remote(output):
-        return
-    shutil.rmtree(join(output, "work"), ignore_errors=True)
-    for name in listdir(output):
-        if name == "build.json" or name.startswith(TEMPORARY):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(join(output, name))
-
-
-def fingerprint_of(recipe: BuildRecipe, records: list[Record]) -> str:
-    """Identity of a build: what it does (not where, nor on how many workers) and what goes in.
-
-    A picture counts by name, place and size in bytes: listing stays cheap, and a repaired picture is seen.
-    """
-    sizes: dict[str, int] = {}
-    identity = recipe.model_dump(mode="json", exclude={"output", "ray", "name"})
-    sha = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    for record in records:
-        images = [
-            (ref.path.rsplit("/", 1)[-1], ref.row, ref.column, ref.canvas, _size(ref.path, sizes))
-            for ref in record.images
-        ]
-        turns = [(m.role, m.content) for m in record.messages or ()]
-        sha.update(json.dumps([images, record.text, turns, record.problem]).encode())
-    return sha.hexdigest()
-
-
-def _size(path: str, known: dict[str, int]) -> int:
-    """Bytes of a local file, -1 where there is none."""
-    if path not in known:
-        known[path] = os.path.getsize(path) if not is_remote(path) and os.path.exists(path) else -1
-    return known[path]
-
-
-def _identity(recipe: BuildRecipe, fingerprint: str) -> dict[str, Any]:
-    return {"fingerprint": fingerprint, "recipe": recipe.model_dump(mode="json")}
-
-
-def _check_output(recipe: BuildRecipe, fingerprint: str) -> Manifest | None:
-    """The finished dataset of this fingerprint, None where work is to be done; refuses anything else."""
-    output = recipe.output
-    if exists(output) and not is_remote(output) and not os.path.isdir(output):
-        raise UserError(f"output {output} is a file: give a folder")
-    names = [name for name in listdir(output) if not name.startswith(TEMPORARY)]
-    # Without a mark of ours, tars and parquet files are somebody's too, and `work` is their folder.
-    ours = OURS if "build.json" in names or NAME in names else ()
-    foreign = [name for name in names if not name.endswith(ours)]
-    if foreign:
-        raise UserError(f"output {output} holds something else ({', '.join(foreign[:3])}): choose an empty folder")
-    if NAME in names:
-        manifest = read_manifest(output)
-        if manifest.fingerprint == fingerprint:
-            _tidy(output)
-            return Manifest(manifest.name, fingerprint, manifest.recipe, manifest.shards, manifest.totals, reused=True)
-        raise UserError(_difference(output, manifest.recipe, recipe))
-    if "build.json" in names:
-        begun = json.loads(read_bytes(join(output, "build.json")))
-        if begun["fingerprint"] != fingerprint:
-            raise UserError(_difference(output, begun["recipe"], recipe))
-    return None
-
-
-def _difference(output: str, old: dict[str, Any], recipe: BuildRecipe) -> str:
-    new = recipe.model_dump(mode="json")
-    changed = [
-        f"{key}: {old.get(key)} -> {new[key]}"
-        for key in new
-        if old.get(key) != new[key] and key not in ("output", "ray", "name")
-    ]
-    what = "; ".join(changed) or "the input rows are not the same"
-    return f"{output} holds another build ({what}): choose another output, or remove the folder to build anew"
-
-
-def _run_units(recipe: BuildRecipe, records: list[Record], missing: list[int], progress: bool) -> None:
-    """Run the missing units on Ray with a bounded number in flight."""
-    import ray
-
-    task = ray.remote(max_retries=3)(process_unit)
-    output = recipe.output if is_remote(recipe.output) else os.path.abspath(recipe.output)
-    width = recipe.ray.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    size, waiting = recipe.unit_size, list(reversed(missing))
-    flying: dict[Any, int] = {}
-    bar = tqdm(
-        total=sum(len(records[n * size : (n + 1) * size]) for n in missing),
-        unit="row",
-        desc=recipe.name,
-        disable=not progress,
-        file=sys.stderr,
-        mininterval=0.5,
-    )
-    kept = rejected = 0
-    with bar:
-        while waiting or flying:
-            while waiting and len(flying) < 2 * width:
-                number = waiting.pop()
-                part = [_anchored(record) for record in records[number * size : (number + 1) * size]]
-                ref = task.remote(output, number, number * size, part, recipe.images, recipe.text)
-                flying[ref] = len(part)
-            ready, _ = ray.wait(list(flying), num_returns=1, timeout=60)
-            for ref in ready:
-                done = _result(ref)
-                kept, rejected = kept + done[0], rejected + done[1]
-                bar.set_postfix(kept=kept, rejected=rejected, refresh=False)
-                bar.update(flying.pop(ref))
-
-
-def _result(ref: Any) -> Any:
-    """What a task returned; what it says to a person is raised without Ray's traceback around it."""
-    import ray
-
-    try:
-        return ray.get(ref)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError | RunError):
-            raise error.cause from None
-        raise
-
-
-def _anchored(record: Record) -> Record:
-    """The record with whole paths: workers do not stand in our working folder."""
-    images = tuple(
-        ref if is_remote(ref.path) else replace(ref, path=os.path.abspath(ref.path)) for ref in record.images
-    )
-    return replace(record, images=images)
-
-
-_WORKERS = ("PYTHONSAFEPATH", "RAY_USAGE_STATS_ENABLED", "PYTHONPATH")
-"""Environment that workers inherit; the driver gets its own back."""
-
-
-def _python_path() -> str:
-    """PYTHONPATH of workers: a checkout that is not installed must be found by them too."""
-    given = os.environ.get("PYTHONPATH", "")
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    if os.path.basename(root) in ("site-packages", "dist-packages") or root in given.split(os.pathsep):
-        return given
-    return os.pathsep.join(part for part in (given, root) if part)
+def _other_lists(manifest: Manifest, lists: dict[str, str]) -> list[str]:
+    """Files of the filters whose content is not what the dataset was built with."""
+    old = manifest.generations[0].lists if manifest.generations else {}
+    return [f"the file of filters.{name} has changed" for name in lists if old.get(name) != lists[name]]
 
 
 @contextlib.contextmanager
-def local_ray(config: RayConfig) -> Iterator[None]:
-    """A Ray to run on: the one that runs already in this process, the cluster at `address`, or a local one.
-
-    The local one listens on loopback only, has no dashboard, and ends with the outermost `with`. Ray would put the
-    driver's working folder on its workers' path, where a user's own `configs/` could shadow ours: so it starts from
-    an empty folder and with Python's safe path on.
-    """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    if ray.is_initialized():
-        yield
+def _runner(config: RayConfig, log: Progress) -> Iterator[Runner]:
+    """What runs the tasks: Ray, or with 0 workers this process."""
+    if config.workers == 0:
+        yield InProcess()
         return
-    here = os.getcwd()
-    neutral = tempfile.mkdtemp(prefix="looksay-ray-")
-    before = {name: os.environ.get(name) for name in _WORKERS}
-    os.environ |= {"PYTHONSAFEPATH": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": _python_path()}
-    try:
-        os.chdir(neutral)
-        if config.address:
-            ray.init(address=config.address, log_to_driver=False, logging_level="error")
-        else:
-            temporary = os.path.join(tempfile.gettempdir(), f"looksay-{getpass.getuser()}-{os.getpid()}")
-            ray.init(
-                num_cpus=config.workers or os.cpu_count() or 1,
-                object_store_memory=config.object_store_mb * 2**20,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=temporary,
-                log_to_driver=False,
-                logging_level="error",
-            )
-        os.chdir(here)
-        yield
-    finally:
-        os.chdir(here)
-        ray.shutdown()
-        shutil.rmtree(neutral, ignore_errors=True)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        if not config.address:
-            shutil.rmtree(
-                os.path.join(tempfile.gettempdir(), f"looksay-{getpass.getuser()}-{os.getpid()}"), ignore_errors=True
-            )
+    with local_ray(config):
+        yield OnRay(config, log.note, lambda: log.advance(0))
+
+
+def _reused(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], lists: dict[str, str]) -> Manifest:
+    """The finished dataset, where recipe and inputs are the same; else a refusal that says what is not."""
+    changed = recipe_changes(manifest.recipe, recipe) or _other_lists(manifest, lists)
+    grown: list[str] = []
+    if not changed:
+        before = stock.latest(stock.read_segments(join(recipe.output, stock.NAME)))
+        with stock.scratch() as folder:
+            now = inputs_of(recipe, found, folder, InProcess(), list(before.values()), None)
+        grown = stock.changes(before, now)
+    if changed or grown:
+        raise refusal(recipe.output, [*changed, *grown], extendable=not changed)
+    tidy(recipe.output)
+    return replace(manifest, reused=True)
+
+
+def _first(
+    recipe: BuildRecipe,
+    begun: Begun | None,
+    found: Sequence[Found],
+    runner: Runner,
+    log: Progress,
+    lists: dict[str, str],
+) -> Manifest:
+    """The first build into a folder, from nothing or from where it was killed."""
+    output, rows = recipe.output, join(join(recipe.output, "work"), "rows")
+    said = said_of(recipe)
+    if begun is not None and (changed := recipe_changes(begun.recipe, recipe)):
+        raise refusal(output, changed, extendable=False)
+    begin(output, Begun("build", begun.fingerprint if begun else "", said))
+    log.release()
+    noted = join(join(output, "work"), stock.NAME)
+    before = stock.latest(stock.read_segments(noted))
+    inputs = inputs_of(recipe, found, rows, runner, list(before.values()), log)
+    segments = segments_of(inputs)
+    if not sum(segment.rows for segment in segments):
+        raise UserError(f"the source {describe(recipe.source)} has no rows: check its path and filters")
+    fingerprint = stock.fingerprint(identity_of(recipe) + json.dumps(lists, sort_keys=True), inputs)
+    if begun is not None and begun.fingerprint not in ("", fingerprint):
+        changed = (before and stock.changes(before, inputs)) or [
+            "the input rows or the lists of its filters are not the same"
+        ]
+        raise refusal(output, changed, extendable=False)
+    begin(output, Begun("build", fingerprint, said))
+    stock.write_segments(noted, [(1, segment) for segment in segments])
+    made = _assemble(recipe, runner, log, fingerprint, segments, 1)
+    if not made.kept:
+        raise UserError(
+            f"all {made.rows} rows of {recipe.name} were rejected: {dict(sorted(made.rejected.items()))}; "
+            f"see {output}/*.outcomes.parquet"
+        )
+    generation = Generation("build", len(made.entries), made.rows, fingerprint, lists=lists)
+    kept_segments = [(1, kept_listing(recipe, segment)) for segment in segments]
+    return publish(recipe, None, generation, made, kept_segments, fingerprint)
+
+
+def _assemble(
+    recipe: BuildRecipe, runner: Runner, log: Progress, fingerprint: str, segments: Sequence[Segment], generation: int
+) -> Assembled:
+    units = Units(segments, recipe.unit_size)
+    work = _work(recipe.output, generation, fingerprint)
+    site = Site(whole_paths(recipe), work, (), runner, log)
+    rows = sum(segment.rows for segment in segments)
+    return assemble(site, (units[number] for number in range(len(units))), len(units), rows)
+
+
+def _work(output: str, generation: int, fingerprint: str) -> str:
+    """Where a build keeps what is unfinished: a late task of another build never writes into it."""
+    output = output if is_remote(output) else os.path.abspath(output)
+    return join(join(output, "work"), f"{generation:03d}-{fingerprint[:16]}")
+
+
+def _extend(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], runner: Runner, log: Progress) -> Manifest:
+    """Take in rows that are new since the last build; everything else must be as it was."""
+    _only_plain(recipe, "--extend")
+    changed = [c for c in recipe_changes(manifest.recipe, recipe) if not c.startswith("source.path")]
+    if changed:
+        raise refusal(recipe.output, changed, extendable=False)
+    old = stock.read_segments(join(recipe.output, stock.NAME))
+    rows, number = join(join(recipe.output, "work"), "rows"), manifest.version + 1
+    begin(recipe.output, Begun("extend", "", said_of(recipe)))
+    log.release()
+    inputs = inputs_of(recipe, found, rows, runner, list(stock.latest(old).values()), log)
+    news = extended(recipe.output, old, inputs, rows)
+    if not news:
+        tidy(recipe.output)
+        return replace(manifest, reused=True)
+    new_inputs = [segment.item for segment in news]
+    fingerprint = stock.fingerprint(manifest.fingerprint + identity_of(recipe), new_inputs)
+    begin(recipe.output, Begun("extend", fingerprint, said_of(recipe)))
+    units = Units(news, recipe.unit_size)
+    published = tuple(entry.name for entry in manifest.shards)
+    site = Site(whole_paths(recipe), _work(recipe.output, number, fingerprint), published, runner, log)
+    count = sum(segment.rows for segment in news)
+    made = assemble(site, (units[n] for n in range(len(units))), len(units), count)
+    generation = Generation("extend", len(made.entries), made.rows, fingerprint)
+    kept = [*old, *((number, kept_listing(recipe, segment)) for segment in news)]
+    return publish(recipe, manifest, generation, made, kept, fingerprint)
+
+
+def _retry(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], runner: Runner, log: Progress) -> Manifest:
+    """Try again what could not be fetched. How it is fetched may be changed, what is built may not."""
+    _only_plain(recipe, "--retry-failed")
+    changed = recipe_changes(manifest.recipe, recipe, ("output", "name", "ray", "storage", "fetch"))
+    if changed:
+        raise refusal(recipe.output, changed, extendable=False)
+    old = stock.read_segments(join(recipe.output, stock.NAME))
+    failed = Failed(recipe.output, manifest)
+    if not failed.count:
+        return replace(manifest, reused=True)
+    number = manifest.version + 1
+    fetch = json.dumps(recipe.fetch.model_dump(mode="json"), sort_keys=True)
+    fingerprint = hashlib.sha256(f"{manifest.fingerprint}\0retry\0{number}\0{fetch}".encode()).hexdigest()
+    begin(recipe.output, Begun("retry", fingerprint, said_of(recipe)))
+    log.release()
+    rows = join(join(recipe.output, "work"), "rows")
+    inputs = inputs_of(recipe, found, rows, runner, list(stock.latest(old).values()), log)
+    units = Units(relisted(recipe.output, old, inputs), recipe.unit_size)
+    count = sum(1 for _ in units.restricted(failed.positions()))
+    published = tuple(entry.name for entry in manifest.shards)
+    site = Site(whole_paths(recipe), _work(recipe.output, number, fingerprint), published, runner, log)
+    made = assemble(site, units.restricted(failed.positions()), count, failed.count, none_kept=False)
+    if not made.kept:
+        log.note("nothing", rows=made.rows)
+        tidy(recipe.output)
+        return replace(manifest, reused=True)
+    generation = Generation("retry", len(made.entries), made.rows, fingerprint, dict(sorted(failed.reasons.items())))
+    return publish(recipe, manifest, generation, made, old, fingerprint)
+
+
+def _only_plain(recipe: BuildRecipe, option: str) -> None:
+    if recipe.compose is not None:
+        raise UserError(
+            f"{option} is not for recipes with `compose`: {recipe.name} draws its samples anew from all rows; "
+            "build into another folder"
+        )
+    if not exists(join(recipe.output, stock.NAME)):
+        raise UserError(
+            f"{recipe.output} does not say which rows it holds ({stock.NAME} is missing; an older version built it): "
+            f"build it anew before {option}"
+        )

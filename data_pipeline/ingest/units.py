@@ -1,167 +1,292 @@
-"""One unit of work: a run of input rows -> decoded samples and outcomes, committed as one parquet file.
+"""One unit of work: read its rows, fetch, decode, filter, and commit what became of each.
 
-The file at its final name *is* the commit: a unit that has one is never done again, whatever is killed.
+```
+records --filters--> references --fetch--> bytes --filters, decode--> pictures --predicates, scorers--> unit file
+```
+
+A function of recipe and rows (and of what the servers answer): a unit that is started twice commits once.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
-from configs.ingest import ImagesConfig, TextConfig
-from data_pipeline.ingest.decode import PictureError, decode, encode, on_canvas, resize
-from data_pipeline.ingest.sources import ImageRef, Record, read_image
-from data_pipeline.sample import IMAGE_MARK, ImageInfo, Reject, Sample, key_of, parse_body
-from data_pipeline.shard import read_table, table_bytes
-from data_pipeline.storage import join, put, read_bytes
+from configs.ingest import DedupConfig, FetchConfig, FiltersConfig, ImagesConfig, TextConfig
+from configs.schema import BuildRecipe
+from data_pipeline.ingest.careful import Careful
+from data_pipeline.ingest.decode import PictureError, Stored, decode, prepare, read_header
+from data_pipeline.ingest.fetch.fetcher import Fetcher, FetchFailure
+from data_pipeline.ingest.filters.rules import Filters
+from data_pipeline.ingest.record import ImageRef, Record
+from data_pipeline.ingest.segments import Unit
+from data_pipeline.ingest.sources.reading import read_cell, read_records
+from data_pipeline.ingest.unit_file import UnitTotals, UnitWriter, read_unit, totals_of, unit_path
+from data_pipeline.ingest.watchdog import Watchdog
+from data_pipeline.sample import Reject, Sample, key_of
+from data_pipeline.storage import configure, exists
 
-UNIT_SCHEMA = pa.schema(
-    [
-        ("position", pa.int64()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("body", pa.binary()),
-        ("images", pa.list_(pa.binary())),
-        ("formats", pa.list_(pa.string())),
-        ("sizes", pa.list_(pa.list_(pa.int32()))),
-    ]
-)
+SLICE = 128
+"""Rows read at a time: pictures that stand in the source itself are in memory for so many rows, not for the unit."""
+RECENT_BYTES = 64 * 2**20
+NO_PIXELS = np.empty((0, 0, 3), np.uint8)
+"""Stands for pixels that are not kept; who needs them decodes what is stored."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one input row: a sample, or the reason why not."""
+class UnitJob:
+    """What all units of a build share.
+
+    `scorers` reaches the pool of models, where the recipe has some. `watched`: this process may end itself when a
+    picture takes too long or too much, for somebody will start the unit again.
+    """
+
+    recipe: BuildRecipe
+    work: str
+    scorers: Any = None
+    watched: bool = False
+
+
+def process_unit(job: UnitJob, unit: Unit, careful: bool = False) -> UnitTotals:
+    """Do a unit and commit it; one that is committed is only counted.
+
+    Args:
+        careful: an attempt before lost its worker: every picture is decoded in a child process with hard limits.
+    """
+    configure(job.recipe.storage)
+    path = unit_path(job.work, unit.number)
+    if exists(path):
+        return totals_of(read_unit(path), reused=True)
+    with ExitStack() as stack:
+        images = job.recipe.images
+        child = stack.enter_context(Careful(images.decode_seconds, images.decode_memory_mb)) if careful else None
+        making = _Making(job.recipe, child, _watchdog(images) if job.watched and not careful else None)
+        fetcher = _fetcher(job.recipe.fetch)
+        for (position, number), got in fetcher.fetch(making.references(unit)):
+            making.take(position, number, got)
+    if job.scorers is not None:
+        _score(making.outcomes, job)
+    writer = UnitWriter()
+    for position in unit.positions:
+        outcome = making.outcomes[position]
+        if isinstance(outcome, Reject):
+            writer.reject(position, outcome)
+        else:
+            writer.keep(position, outcome.sample, outcome.exact, outcome.near)
+    return writer.commit(path)
+
+
+@lru_cache(maxsize=2)
+def _fetcher(config: FetchConfig) -> Fetcher:
+    """Kept by the worker for all its units: connections and robots.txt are used again."""
+    return Fetcher(config)
+
+
+@lru_cache(maxsize=2)
+def _watchdog(images: ImagesConfig) -> Watchdog:
+    return Watchdog(images.decode_memory_mb)
+
+
+@lru_cache(maxsize=2)
+def _filters(filters: FiltersConfig, text: TextConfig) -> Filters:
+    return Filters(filters, text)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A kept sample and what duplicates of it are recognised by."""
+
+    sample: Sample
+    exact: bytes | None = None
+    near: bytes | None = None
+
+
+@dataclass
+class _Row:
+    """A row whose pictures are on their way. One slot per picture, and the SHA-256 of each one's source bytes."""
 
     position: int
-    sample: Sample | None
-    reject: Reject | None
+    record: Record
+    slots: list[Stored | Reject | None] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
 
 
-def make_sample(position: int, record: Record, images: ImagesConfig, text: TextConfig) -> Sample | Reject:
-    """Read, check, decode, resize and encode one record."""
-    if record.problem:
-        return Reject("source", record.problem)
-    problem = _text_problem(record, text)
-    if problem:
-        return problem
-    stored: list[tuple[bytes, ImageInfo]] = []
-    for ref in record.images:
+class _Making:
+    """Rows of a unit on their way to an outcome each."""
+
+    def __init__(self, recipe: BuildRecipe, child: Careful | None, watchdog: Watchdog | None):
+        self.recipe, self.child, self.watchdog = recipe, child, watchdog
+        self.filters = _filters(recipe.filters, recipe.text)
+        self.outcomes: dict[int, Made | Reject] = {}
+        self.waiting: dict[int, _Row] = {}
+        self.measured = _looks_at_sizes(recipe.filters)
+
+    def references(self, unit: Unit) -> Iterator[tuple[tuple[int, int], ImageRef]]:
+        """What has to be fetched, as ((position, picture), reference); what is here already is done on the way."""
+        wanted = None if unit.only is None else frozenset(unit.only)
+        for start in range(unit.start, unit.stop, SLICE):
+            stop = min(unit.stop, start + SLICE)
+            first = unit.first + start - unit.start
+            if wanted is not None and not any(first + n in wanted for n in range(stop - start)):
+                continue
+            records = read_records(self.recipe.source, unit.item, start, stop, self.filters.columns)
+            for offset, record in enumerate(records):
+                if wanted is None or first + offset in wanted:
+                    yield from self._begin(first + offset, record)
+
+    def _begin(self, position: int, record: Record) -> Iterator[tuple[tuple[int, int], ImageRef]]:
+        reject = record.problem or self.filters.before_fetch(record)
+        if reject is not None:
+            self.outcomes[position] = reject
+            return
+        count = len(record.images)
+        row = _Row(position, record, [None] * count, [b""] * count)
+        self.waiting[position] = row
+        if not count:
+            self._finish(row)
+        for number, ref in enumerate(record.images):
+            if ref.canvas is not None and (ref, self.recipe.images) in _recent:
+                self._fill(row, number, *_recent[ref, self.recipe.images])
+            elif ref.data is not None:
+                self.take(position, number, ref.data)
+            elif ref.row >= 0:
+                try:
+                    self.take(position, number, read_cell(ref))
+                except OSError as error:
+                    self.take(position, number, FetchFailure("unreadable", str(error), False))
+            else:
+                yield (position, number), ref
+
+    def take(self, position: int, number: int, got: bytes | FetchFailure) -> None:
+        """One picture's bytes, or why there are none."""
+        row = self.waiting[position]
+        if isinstance(got, FetchFailure):
+            self._fill(row, number, Reject("fetch", got.reason, got.detail), b"")
+            return
+        sha, ref = hashlib.sha256(got).digest(), row.record.images[number]
+        stored = self._picture(got, sha, ref)
+        if ref.canvas is not None and isinstance(stored, Stored):
+            _recent.keep((ref, self.recipe.images), (replace(stored, pixels=NO_PIXELS), sha))
+        self._fill(row, number, stored, sha)
+
+    def _picture(self, data: bytes, sha: bytes, ref: ImageRef) -> Stored | Reject:
+        images = self.recipe.images
         try:
-            stored.append(_picture(ref, images))
-        except OSError as error:
-            return Reject("fetch", "unreadable", f"{ref.path.rsplit('/', 1)[-1]}: {type(error).__name__}")
+            if self.measured:
+                header = read_header(data, images.max_pixels)
+                reject = self.filters.before_decode(sha, header.width, header.height)
+                if reject is not None:
+                    return reject
+            if self.child is not None:
+                return self.child.prepare(data, images, ref.canvas)
+            if self.watchdog is None:
+                return prepare(data, images, ref.canvas)
+            with self.watchdog.limit(images.decode_seconds):
+                return prepare(data, images, ref.canvas)
         except PictureError as error:
             return Reject("decode", error.reason, str(error))
-    return Sample(
-        key=key_of(position),
-        images=tuple(data for data, _ in stored),
-        formats=(images.format,) * len(stored),
-        infos=tuple(info for _, info in stored),
-        text=None if record.messages is not None else record.text,
-        messages=record.messages,
-        provenance=record.provenance,
-    )
 
+    def _fill(self, row: _Row, number: int, stored: Stored | Reject, sha: bytes) -> None:
+        row.slots[number], row.hashes[number] = stored, sha
+        if all(slot is not None for slot in row.slots):
+            self._finish(row)
 
-def _text_problem(record: Record, text: TextConfig) -> Reject | None:
-    if record.messages is None and not (record.text or "").replace(IMAGE_MARK, "").strip():
-        return Reject("filter", "empty_text")
-    contents = [record.text or ""] if record.messages is None else [m.content for m in record.messages]
-    if record.messages is not None:
-        roles = {m.role for m in record.messages}
-        if "assistant" not in roles or not roles <= {"user", "assistant"}:
-            return Reject("filter", "no_answer", f"roles {sorted(roles)}")
-    chars = sum(len(c) for c in contents)
-    marks = sum(c.count(IMAGE_MARK) for c in contents)
-    if not text.min_chars <= chars <= text.max_chars:
-        return Reject("filter", "text_length", f"{chars} characters")
-    if marks != len(record.images) and (marks or record.messages is not None):
-        return Reject("filter", "image_marks", f"{marks} marks for {len(record.images)} pictures")
-    return None
+    def _finish(self, row: _Row) -> None:
+        """All pictures are there: the sample, or the failure of the first picture that has one."""
+        del self.waiting[row.position]
+        self.outcomes[row.position] = self._outcome(row)
 
-
-class _Recent:
-    """Encoded pictures of a worker that may come again (easy-VQA asks ten questions about each), by bytes bounded."""
-
-    def __init__(self, most_bytes: int):
-        self.most, self.held = most_bytes, 0
-        self.pictures: OrderedDict[tuple[ImageRef, ImagesConfig], tuple[bytes, ImageInfo]] = OrderedDict()
-
-    def get(self, ref: ImageRef, config: ImagesConfig) -> tuple[bytes, ImageInfo]:
-        key = (ref, config)
-        if key not in self.pictures:
-            self.pictures[key] = _encoded(ref, config)
-            self.held += len(self.pictures[key][0])
-            while self.held > self.most and len(self.pictures) > 1:
-                _, (data, _) = self.pictures.popitem(last=False)
-                self.held -= len(data)
-        return self.pictures[key]
-
-
-_recent = _Recent(64 * 2**20)
-
-
-def _picture(ref: ImageRef, config: ImagesConfig) -> tuple[bytes, ImageInfo]:
-    # A picture that stands alone is seen once: keeping it would only cost memory.
-    return _recent.get(ref, config) if ref.canvas else _encoded(ref, config)
-
-
-def _encoded(ref: ImageRef, config: ImagesConfig) -> tuple[bytes, ImageInfo]:
-    picture = decode(read_image(ref), config.max_pixels)
-    if ref.canvas:
-        fitted = on_canvas(picture, ref.canvas, config.pad)
-    else:
-        fitted = resize(picture, config.mode, config.size, config.pad)
-    return encode(fitted, config.format, config.quality)
-
-
-def unit_path(output: str, number: int) -> str:
-    return join(join(output, "work"), f"{number:07d}.parquet")
-
-
-def process_unit(
-    output: str, number: int, first: int, records: list[Record], images: ImagesConfig, text: TextConfig
-) -> tuple[int, int]:
-    """Do unit `number`, whose rows start at position `first`, and commit it. Returns (kept, rejected)."""
-    rows: list[dict[str, Any]] = []
-    kept = 0
-    for offset, record in enumerate(records):
-        result = make_sample(first + offset, record, images, text)
-        row: dict[str, Any] = {"position": first + offset}
-        if isinstance(result, Reject):
-            row |= {"stage": result.stage, "reason": result.reason, "detail": result.detail}
-        else:
-            kept += 1
-            row |= {
-                "body": result.body(),
-                "images": list(result.images),
-                "formats": list(result.formats),
-                "sizes": [[info.width, info.height] for info in result.infos],
-            }
-        rows.append(row)
-    put(unit_path(output, number), table_bytes(pa.Table.from_pylist(rows, UNIT_SCHEMA)))
-    return kept, len(rows) - kept
-
-
-def read_unit(output: str, number: int) -> Iterator[Outcome]:
-    """Outcomes of a committed unit, in order."""
-    for row in read_table(read_bytes(unit_path(output, number))).to_pylist():
-        position = row["position"]
-        if row["body"] is None:
-            yield Outcome(position, None, Reject(row["stage"], row["reason"], row["detail"] or ""))
-            continue
-        talk = parse_body(row["body"])
-        infos = tuple(ImageInfo(width, height) for width, height in row["sizes"])
+    def _outcome(self, row: _Row) -> Made | Reject:
+        pictures = []
+        for slot in row.slots:
+            if isinstance(slot, Reject):
+                return slot
+            assert slot is not None
+            pictures.append(slot)
+        record = row.record
+        provenance = dict(record.provenance)
+        if any(ref.is_http for ref in record.images):
+            provenance["sha256"] = [sha.hex() for sha in row.hashes]
         sample = Sample(
-            key_of(position),
-            tuple(row["images"]),
-            tuple(row["formats"]),
-            infos,
-            talk.text,
-            talk.messages,
-            talk.provenance,
+            key=key_of(row.position),
+            images=tuple(p.data for p in pictures),
+            formats=tuple(p.format for p in pictures),
+            infos=tuple(p.info for p in pictures),
+            text=None if record.messages is not None else record.text,
+            messages=record.messages,
+            provenance=provenance,
+            rejected=record.rejected,
         )
-        yield Outcome(position, sample, None)
+        reject = self.filters.on_sample(sample)
+        if reject is not None:
+            return reject
+        return Made(sample, *_marks(self.recipe.dedup, sample, row.hashes, pictures))
+
+
+def _looks_at_sizes(filters: FiltersConfig) -> bool:
+    """Whether any rule needs the header or the hash of a picture before it is decoded."""
+    limits = (filters.max_area, filters.max_aspect, filters.hashes)
+    return bool(filters.min_side or filters.min_area or any(limit is not None for limit in limits))
+
+
+def _marks(
+    dedup: DedupConfig, sample: Sample, hashes: list[bytes], pictures: list[Stored]
+) -> tuple[bytes | None, bytes | None]:
+    """What duplicates of a sample are recognised by: 16 bytes of hash, and the look of its only picture.
+
+    A sample without pictures is equal to another by its text alone; one of several pictures only by all of them.
+    """
+    exact = near = None
+    if dedup.exact == "image+text" or (dedup.exact == "image" and hashes):
+        said: Any = sample.text if sample.messages is None else [m.content for m in sample.messages]
+        text = repr((said, sample.rejected)).encode() if dedup.exact == "image+text" else b""
+        exact = hashlib.sha256(b"".join(hashes) + text).digest()[:16]
+    if dedup.near and len(pictures) == 1:
+        from data_pipeline.ingest.dedup.perceptual import perceptual_hash
+
+        pixels = pictures[0].pixels
+        near = perceptual_hash(pixels if pixels.size else _pixels(sample.images[0]))
+    return exact, near
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    return np.asarray(decode(data, 2**31))
+
+
+class _Recent(OrderedDict[tuple[ImageRef, ImagesConfig], tuple[Stored, bytes]]):
+    """Prepared pictures of a worker that may come again (easy-VQA asks ten questions about each), by bytes bounded."""
+
+    held = 0
+
+    def keep(self, key: tuple[ImageRef, ImagesConfig], value: tuple[Stored, bytes]) -> None:
+        if key in self:
+            return
+        self[key] = value
+        self.held += len(value[0].data)
+        while self.held > RECENT_BYTES and len(self) > 1:
+            _, (stored, _) = self.popitem(last=False)
+            self.held -= len(stored.data)
+
+
+_recent = _Recent()
+
+
+def _score(outcomes: dict[int, Made | Reject], job: UnitJob) -> None:
+    """Ask the models about the kept samples, in input order, some batches at a time; scores go to provenance."""
+    kept = [(position, made) for position, made in sorted(outcomes.items()) if isinstance(made, Made)]
+    portion = 4 * max(config.batch for config in job.recipe.filters.scorers)
+    for start in range(0, len(kept), portion):
+        part = kept[start : start + portion]
+        samples = [made.sample for _, made in part]
+        pixels = [[_pixels(data) for data in sample.images] for sample in samples]
+        for (position, made), scored in zip(part, job.scorers.score(samples, pixels), strict=True):
+            if isinstance(scored, Reject):
+                outcomes[position] = scored
+            else:
+                sample = replace(made.sample, provenance={**made.sample.provenance, **scored})
+                outcomes[position] = replace(made, sample=sample)

@@ -14,7 +14,8 @@ parser.py     argparse with the nearest name in its errors, and the options that
 output.py     one way to print a result: text, or JSON with --json
 start.py      demo, inspect
 recipes.py    recipes: list, show, copy, schema, difference
-data.py       data build, verify, show, tokenizer, pack, stream
+build.py      data build
+data.py       data verify, show, tokenizer, pack, stream
 run.py        train, evaluate, generate, report
 preflight.py  what a training recipe needs, checked without torch
 """

@@ -1,16 +1,13 @@
 """`looksay data ...`: build, verify, show, tokenizer, pack, stream."""
 
 import argparse
-import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from configs.errors import DONE, FAILED, UserError
+from pretrain.cli import build
 from pretrain.cli.output import as_line, emit
 from pretrain.cli.parser import Parser, add_dry_run, add_json, add_set, add_verb, count, number
-
-SOURCES = "a folder of pictures with NAME.txt or NAME.json beside each, a .jsonl, or a .parquet"
 
 
 def add_verbs(groups: Any) -> None:
@@ -20,30 +17,10 @@ def add_verbs(groups: Any) -> None:
         description="Make datasets and look at them. `looksay data VERB --help` has examples.",
     )
     verbs = data.add_subparsers(dest="data_verb", metavar="VERB", required=True, parser_class=Parser)
-    _add_build(verbs)
+    build.add_build(verbs)
     _add_readers(verbs)
     _add_tokenizer(verbs)
     _add_plan(verbs)
-
-
-def _add_build(verbs: Any) -> None:
-    build = add_verb(
-        verbs,
-        "build",
-        _build,
-        f"Make a dataset. SOURCE is {SOURCES}. Run again to continue a build that was cut short.",
-        [
-            "looksay data build photos/ runs/mine/data",
-            "looksay data build pairs.jsonl runs/mine/data --set images.size=384",
-            "looksay data build demo_vqa_train --set ray.workers=4",
-        ],
-    )
-    build.add_argument(
-        "what", nargs="+", metavar="WORD", help="SOURCE OUT: a source and a new folder; or RECIPE: a build recipe"
-    )
-    add_set(build)
-    add_json(build)
-    add_dry_run(build)
 
 
 def _add_readers(verbs: Any) -> None:
@@ -117,67 +94,6 @@ def _add_plan(verbs: Any) -> None:
     stream.add_argument("--no-decode", action="store_true", help="read no pixels")
     add_set(stream)
     add_json(stream)
-
-
-def build_recipe_of(what: list[str], overrides: list[str]) -> Any:
-    """The build recipe that `data build` was given by name, or a default one for SOURCE OUT."""
-    from configs.load import load_recipe, resolve
-    from configs.schema import BuildRecipe
-
-    if len(what) > 2:
-        raise UserError(
-            f"data build takes SOURCE OUT or one RECIPE, not {len(what)} words: quote paths that have spaces"
-        )
-    if len(what) == 2:
-        source, out = what
-        name = out.rstrip("/").rsplit("/", 1)[-1] or "data"
-        tree = {"kind": "build", "name": name, "source": _source_of(source), "output": out}
-        return resolve(f"of {source}", [("the command line", tree)], overrides)
-    if os.path.isdir(what[0]) or what[0].endswith((".jsonl", ".parquet")):
-        raise UserError(f"data build {what[0]} has no output folder: add one, `looksay data build {what[0]} OUT`")
-    recipe = load_recipe(what[0], overrides)
-    if not isinstance(recipe, BuildRecipe):
-        raise UserError(
-            f"{what[0]} is a training recipe: use `looksay train {what[0]}`, or give a recipe with kind: build"
-        )
-    return recipe
-
-
-def _source_of(source: str) -> dict[str, str]:
-    """What kind of source a path is."""
-    for ending, kind in ((".jsonl", "jsonl"), (".parquet", "parquet")):
-        if source.endswith(ending):
-            return {"type": kind, "path": source}
-    if source.startswith("package:"):
-        return {"type": "parquet", "path": source}
-    if Path(source).is_dir():
-        return {"type": "folder", "path": source}
-    what = "is not one of these" if Path(source).exists() else "does not exist"
-    raise UserError(f"source {source} {what}: give {SOURCES}")
-
-
-def _build(args: argparse.Namespace) -> int:
-    recipe = build_recipe_of(args.what, args.set)
-    from data_pipeline.ingest import job, sources
-
-    if args.dry_run:
-        rows = len(sources.list_records(recipe.source))
-        emit(
-            {"rows": rows, "output": recipe.output, "recipe": recipe.model_dump(mode="json")},
-            f"would build {recipe.output} from {rows} input rows of {sources.describe(recipe.source)}",
-            args.json,
-        )
-        return DONE
-    manifest = job.build(recipe, progress=not args.json)
-    totals = manifest.totals
-    rejected = ", ".join(f"{n} {reason}" for reason, n in totals["rejected"].items()) or "0"
-    emit(
-        {"output": recipe.output, "reused": manifest.reused, **totals},
-        f"{'reused' if manifest.reused else 'built'} {recipe.output}: {totals['rows']} rows in, {totals['kept']} samples kept, "
-        f"rejected: {rejected}; {len(manifest.shards)} shards\nnext: looksay data show {recipe.output}",
-        args.json,
-    )
-    return DONE
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from configs.load import dump_recipe, load_recipe
 from data_pipeline.ingest import job
-from data_pipeline.ingest.units import process_unit
+from data_pipeline.ingest.tasks import InProcess
 from pretrain.cli.main import main
 
 TRAIN = """extends: tiny_train
@@ -25,20 +25,11 @@ output: out
 """
 
 
-def units_here(recipe, records, missing, progress) -> None:  # type: ignore[no-untyped-def]
-    """The build's units in this process: these tests are about what is refused, not about Ray."""
-    size = recipe.unit_size
-    for number in missing:
-        part = records[number * size : (number + 1) * size]
-        process_unit(recipe.output, number, number * size, part, recipe.images, recipe.text)
-
-
 @contextlib.contextmanager
 def no_ray() -> Iterator[None]:
     """Builds run in this process inside."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "_run_units", units_here)
-        patch.setattr(job, "local_ray", lambda config: contextlib.nullcontext())
+        patch.setattr(job, "_runner", lambda config, log: contextlib.nullcontext(InProcess()))
         yield
 
 

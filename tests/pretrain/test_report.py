@@ -11,15 +11,13 @@ import pytest
 
 from configs.errors import UserError
 from configs.load import dump_recipe, load_recipe
-from data_pipeline.ingest.cut import cut
-from data_pipeline.ingest.units import Outcome
-from data_pipeline.manifest import Manifest, write_manifest
+from data_pipeline.ingest.unit_file import UnitWriter
 from data_pipeline.sample import IMAGE_MARK, ImageInfo, Message, Reject, Sample, key_of
 from data_pipeline.stream.tokenizer import train_tokenizer
 from pretrain.report import live
 from pretrain.report.page import SIZE_LIMIT, write_report
 from pretrain.report.plots import line_chart, packed_rows, padded_rows
-from tests.support.datasets import picture
+from tests.support.datasets import picture, write_unit
 
 HOSTILE = "<script>alert('hi')</script>\"'><img src=x onerror=alert(1)>"
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -76,7 +74,7 @@ def said(reader: Reader) -> str:
 
 
 def dataset(folder: Path, questions: bool, count: int = 8, rejects: int = 0) -> None:
-    outcomes = []
+    writer = UnitWriter()
     for number in range(count):
         text, messages = f"caption {number} {HOSTILE if number == 0 else ''}", None
         if questions:
@@ -85,11 +83,10 @@ def dataset(folder: Path, questions: bool, count: int = 8, rejects: int = 0) -> 
                 (Message("user", f"{IMAGE_MARK}what is it?"), Message("assistant", f"thing{number % 3}")),
             )
         made = Sample(key_of(number), (picture(number, 40, 30),), ("png",), (ImageInfo(40, 30),), text, messages, {})
-        outcomes.append(Outcome(number, made, None))
+        writer.keep(number, made)
     for number in range(count, count + rejects):
-        outcomes.append(Outcome(number, None, Reject("decode", "truncated", f"row {HOSTILE}")))
-    shards, totals = cut(iter(outcomes), str(folder), 4)
-    write_manifest(str(folder), Manifest(folder.name, "f", {}, shards, totals))
+        writer.reject(number, Reject("decode", "truncated", f"row {HOSTILE}"))
+    write_unit(folder, writer, 4, {"1": count})
 
 
 def put_json(path: Path, value: Any) -> None:

@@ -1,14 +1,17 @@
 """Datasets made directly, without a build: any pictures and texts as a folder of shards."""
 
 import io
+import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data_pipeline.ingest.cut import cut
-from data_pipeline.ingest.units import Outcome
+from configs.ingest import StorageConfig
+from data_pipeline.ingest.cut import CutJob, slices, write_shard
+from data_pipeline.ingest.unit_file import UnitWriter, unit_path
 from data_pipeline.manifest import Manifest, write_manifest
 from data_pipeline.sample import IMAGE_MARK, ImageInfo, Message, Sample, key_of
 
@@ -71,8 +74,28 @@ def samples(
 
 def write_dataset(folder: Path, made: Iterable[Sample], shard_size: int = 20) -> Path:
     """A dataset folder of these samples."""
-    outcomes = (Outcome(number, sample, None) for number, sample in enumerate(made))
-    shards, totals = cut(outcomes, str(folder), shard_size)
+    writer, pictures = UnitWriter(), Counter[str]()
+    for number, sample in enumerate(made):
+        writer.keep(number, sample)
+        pictures[str(len(sample.images))] += 1
+    return write_unit(folder, writer, shard_size, pictures)
+
+
+def write_unit(folder: Path, writer: UnitWriter, shard_size: int, pictures: dict[str, int]) -> Path:
+    """A dataset folder of the outcomes of one unit, whose samples have so many pictures."""
+    work = folder / "work"
+    totals = writer.commit(unit_path(str(work), 0))
+    job = CutJob(StorageConfig(), str(work), str(folder), None, 1)
+    shards = tuple(write_shard(job, part)[0] for part in slices(np.array([totals.kept]), shard_size))
+    shutil.rmtree(work)
+    rejected = dict(sorted(totals.rejected.items()))
+    said = {
+        "rows": totals.kept + sum(rejected.values()),
+        "kept": totals.kept,
+        "rejected": rejected,
+        "pictures_per_sample": dict(sorted(pictures.items())),
+        "bytes": sum(entry.bytes for entry in shards),
+    }
     fingerprint = "-".join(entry.sha256["index"][:16] for entry in shards)
-    write_manifest(str(folder), Manifest(folder.name, fingerprint, {}, shards, totals))
+    write_manifest(str(folder), Manifest(folder.name, fingerprint, {}, shards, said))
     return folder

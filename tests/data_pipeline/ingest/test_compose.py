@@ -7,8 +7,8 @@ import pytest
 
 from configs.ingest import ComposeConfig
 from data_pipeline.ingest.compose import compose
-from data_pipeline.ingest.sources import ImageRef, Record
-from data_pipeline.sample import IMAGE_MARK, Message
+from data_pipeline.ingest.record import ImageRef, Record
+from data_pipeline.sample import IMAGE_MARK, Message, Reject
 
 CYCLE = (1, 1, 2, 1, 3, 1, 4)
 CANVASES = ((96, 96), (128, 128), (160, 128))
@@ -83,8 +83,23 @@ def test_the_seed_alone_decides() -> None:
 def test_broken_records_and_those_of_several_pictures_pass_unchanged() -> None:
     odd = [
         Record((ImageRef("a.png"), ImageRef("b.png")), text="two"),
-        Record((ImageRef("c.png"),), problem="no_sidecar"),
+        Record((ImageRef("c.png"),), problem=Reject("source", "no_sidecar")),
+        Record((ImageRef("d.png"),), messages=(Message("user", "?"), Message("assistant", "a")), rejected="b"),
         Record((), text="no picture"),
     ]
     made = compose([*records(10, 10), *odd], ComposeConfig())
     assert all(record in made for record in odd)
+
+
+def test_members_of_one_tar_are_different_pictures_and_columns_stay_where_they_agree() -> None:
+    given = [
+        Record((ImageRef("x.tar", offset=512 * n, size=9),), text=str(n), columns={"lang": "en", "n": n})
+        for n in range(1, 5)
+    ]
+    (made,) = compose(given, ComposeConfig(pictures=(4,), canvases=CANVASES))
+    assert sorted(image.offset for image in made.images) == [512, 1024, 1536, 2048]
+    assert made.columns == {"lang": "en", "n": None}
+    # A picture of a file, or of a row, is drawn where it always was.
+    first = compose([Record((ImageRef("a.png"),), text="a")], ComposeConfig(canvases=CANVASES))[0].images[0]
+    known = compose([Record((ImageRef("b/a.png", offset=0, size=4),), text="a")], ComposeConfig(canvases=CANVASES))[0]
+    assert first.canvas == known.images[0].canvas

@@ -1,17 +1,19 @@
-"""Any picture that Pillow can parse becomes RGB as a viewer would show it; anything else is refused with a reason."""
+"""Any picture that can be parsed becomes RGB as a viewer would show it; anything else is refused with a reason."""
 
 import io
-import struct
-import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.ingest.decode import PictureError, decode, encode, on_canvas, resize
+from configs.ingest import ImagesConfig
+from data_pipeline.ingest.decode import PictureError, decode, pixels_of, prepare, read_header
 from tests.data_pipeline.conftest import encoded, noise
+from tests.data_pipeline.ingest.pictures import chunk, icc, photo, png
 
 MOST = 10_000_000
+FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -20,10 +22,12 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(picture)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied(orientation: int) -> None:
-    """A picture stored in each of the eight orientations looks the same."""
-    wanted = np.asarray(noise(0, 24, 16))
+def config(**options: Any) -> ImagesConfig:
+    return ImagesConfig(**{"mode": "none", "format": "jpg", **options})
+
+
+def stored_as(wanted: np.ndarray, orientation: int) -> Image.Image:
+    """What a camera held so would store."""
     undo = {
         1: wanted,
         2: wanted[:, ::-1],
@@ -34,105 +38,101 @@ def test_orientation_is_applied(orientation: int) -> None:
         7: wanted[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(wanted, -1),
     }[orientation]
+    return Image.fromarray(np.ascontiguousarray(undo))
+
+
+def exif_of(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(undo))
-    assert np.array_equal(pixels(encoded(stored, "PNG", exif=exif)), wanted)
+    return exif
 
 
-def test_broken_orientation_tags_are_a_reason_not_a_crash() -> None:
-    """Every truncation and a hundred scrambled tags: a picture comes out, or a reason."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encoded(noise(1), "JPEG", exif=exif)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(orientation: int) -> None:
+    """A picture stored in each of the eight orientations looks the same, and its header says how large it looks."""
+    wanted = np.asarray(noise(0, 24, 16))
+    stored, exif = stored_as(wanted, orientation), exif_of(orientation)
+    body = exif.tobytes().removeprefix(b"Exif\0\0")
+    for data in (
+        encoded(stored, "PNG", exif=exif),
+        png(np.asarray(stored), 2, after=chunk(b"eXIf", body)),
+        encoded(stored, "WEBP", lossless=True, exif=exif),
+        encoded(stored, "TIFF", exif=exif),
+    ):
+        assert np.array_equal(pixels(data), wanted)
+        header = read_header(data, MOST)
+        assert (header.width, header.height) == (24, 16)
+        assert prepare(data, config(format="png")).info.width == 24
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["none", "keep-ratio", "center-crop", "border"])
+def test_a_turned_jpeg_is_resized_as_the_upright_one(orientation: int, mode: str) -> None:
+    wanted = np.asarray(photo(0, 320, 240, 2.0))
+    data = encoded(stored_as(wanted, orientation), "JPEG", quality=95, subsampling=0, exif=exif_of(orientation))
+    upright = encoded(Image.fromarray(wanted), "JPEG", quality=95, subsampling=0)
+    turned = pixels_of(data, config(mode=mode, size=60)).astype(int)
+    plain = pixels_of(upright, config(mode=mode, size=60))
+    # Measured: 5 at most (tables of JPEG are not symmetric); 50 and more if one were mirrored.
+    assert turned.shape == plain.shape and np.abs(turned - plain).max() <= 6
+    assert read_header(data, MOST).width == 320
+
+
+def test_broken_orientation_tags_count_as_none() -> None:
+    """A hundred scrambled tags, as cameras and editors write them: the picture comes out."""
+    data = encoded(noise(1), "JPEG", exif=exif_of(6))
     start = data.index(b"Exif")
     random = np.random.default_rng(0)
-    outcomes = set()
     for _ in range(100):
         spoiled = bytearray(data)
-        for place in random.integers(start + 4, start + 40, 6):
+        for place in random.integers(start + 6, start + len(exif_of(6).tobytes()), 6):
             spoiled[place] = random.integers(0, 256)
-        try:
-            decode(bytes(spoiled), MOST)
-            outcomes.add("picture")
-        except PictureError as error:
-            outcomes.add(error.reason)
-    assert "picture" in outcomes and outcomes <= {"picture", "corrupt", "not_a_picture"}
+        assert sorted(pixels(bytes(spoiled)).shape) == [3, 16, 24]
 
 
-def test_transparency_is_white() -> None:
-    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
-    assert (pixels(encoded(clear)) == 255).all()
-    assert (pixels(encoded(half)) == 127).all()
-    assert (pixels(encoded(Image.new("LA", (4, 4), (0, 0)))) == 255).all()
-    palette = Image.new("P", (4, 4), 1)
-    palette.putpalette([10, 20, 30, 200, 100, 50])
-    assert (pixels(encoded(palette)) == (200, 100, 50)).all()
-    assert (pixels(encoded(palette, "PNG", transparency=1)) == 255).all()
-    assert (pixels(encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3))) == 255).all()
-
-
-def test_grey_of_any_depth() -> None:
-    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
-    wanted = np.rint(ramp / 257).astype(np.uint8)
-    assert np.array_equal(pixels(encoded(Image.fromarray(ramp)))[..., 0], wanted)
-    dark = np.full((8, 8), 200, np.uint16)
-    assert (pixels(encoded(Image.fromarray(dark))) == 1).all(), "a dark 16-bit picture was taken for an 8-bit one"
-    assert (pixels(encoded(Image.new("1", (4, 4), 1))) == 255).all()
-    floats = np.array([[0.0, 100.0], [np.nan, 300.0]], np.float32)
-    assert pixels(encoded(Image.fromarray(floats), "TIFF")).shape == (2, 2, 3)
-
-
-def test_cmyk_is_the_colour_that_a_viewer_shows() -> None:
-    red = pixels(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95))
-    # Measured: (254, 0, 0). Inverted inks would give cyan, (0, 255, 255).
-    assert (np.abs(red.astype(int) - (255, 0, 0)) <= 4).all()
-
-
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
 def test_an_animation_gives_its_first_frame(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "AVIF" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=100, **options)
     assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 2
-    assert (pixels(data) == (255, 0, 0)).all()
+    assert np.abs(pixels(data).astype(int) - (255, 0, 0)).max() <= 2
+    name = kind.lower() if kind != "GIF" else "png"
+    if name != "avif":
+        assert prepare(data, config(format=name)).data != data, "an animation was passed on"
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG header of a huge picture with next to nothing behind it."""
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF", "PPM"])
+def test_what_is_cut_short_is_corrupt(kind: str) -> None:
+    data = encoded(photo(3, 120, 90), kind)
+    assert pixels(data).shape == (90, 120, 3)
+    reasons = set()
+    for share in (0.3, 0.5, 0.8, 0.95):
+        with pytest.raises(PictureError) as caught:
+            prepare(data[: int(len(data) * share)], config(mode="keep-ratio", size=40))
+        reasons.add(caught.value.reason)
+    assert reasons <= {"corrupt", "not_a_picture"}
 
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (4000, 4000)])
-def test_a_bomb_is_refused_from_its_header(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(self: Image.Image) -> None:
-        raise AssertionError("pixels were decoded")
-
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
-    with pytest.raises(PictureError) as caught:
-        decode(bomb(width, height), MOST)
-    assert caught.value.reason == "too_many_pixels"
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_cut_anywhere_is_corrupt(progressive: bool) -> None:
+    """Decoders fill the rest with grey and only warn, and the end mark may be all that is missing."""
+    data = encoded(photo(4, 90, 60), "JPEG", progressive=progressive)
+    for options in ({"mode": "none"}, {"mode": "keep-ratio", "size": 10}, {"mode": "border", "size": 20}):
+        for cut in (1, 2, 3, 40, len(data) // 2):
+            with pytest.raises(PictureError) as caught:
+                prepare(data[:-cut], config(**options))
+            assert caught.value.reason == "corrupt"
 
 
 def test_what_is_no_picture_says_why() -> None:
-    good = encoded(noise(2, 200, 200), "JPEG")
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"
-    for data, reason in (
-        (b"", "empty"),
-        (b"hello", "not_a_picture"),
-        (program, "not_a_picture"),
-        (good[: len(good) // 2], "corrupt"),
-        (bomb(40, 40), "corrupt"),
-    ):
-        with pytest.raises(PictureError) as caught:
-            decode(data, MOST)
-        assert caught.value.reason == reason
+    page = b"<html><body>404</body></html>"
+    for data, reason in ((b"", "empty"), (b"hello", "not_a_picture"), (program, "not_a_picture"), (page, "not_a_picture")):
+        for call in (lambda d: decode(d, MOST), lambda d: read_header(d, MOST), lambda d: prepare(d, config())):
+            with pytest.raises(PictureError) as caught:
+                call(data)
+            assert caught.value.reason == reason
 
 
 def test_a_format_that_this_pillow_lacks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,29 +146,74 @@ def test_a_format_that_this_pillow_lacks_changes_nothing(monkeypatch: pytest.Mon
     assert caught.value.reason == "not_a_picture"
 
 
-def test_sizes() -> None:
-    wide = noise(3, 100, 30)
-    assert resize(wide, "keep-ratio", 50).size == (50, 15)
-    assert resize(wide, "keep-ratio", 200) is wide, "a picture was enlarged"
-    assert resize(noise(3, 1000, 1), "keep-ratio", 50).size == (50, 1)
-    assert resize(wide, "border", 64).size == (64, 64)
-    canvas = np.asarray(on_canvas(Image.new("RGB", (10, 20)), (40, 40)))
-    assert canvas.shape == (40, 40, 3)
-    assert (canvas[:, 10:30] == 0).all() and (canvas[:, :10] == 255).all() and (canvas[:, 30:] == 255).all()
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_what_needs_no_change_keeps_its_bytes(kind: str, mode: str) -> None:
+    name = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}[kind]
+    data = encoded(photo(5, 40, 30).convert(mode), kind, **({"comment": b"mine"} if kind == "JPEG" else {}))
+    for options in ({"mode": "none"}, {"mode": "keep-ratio", "size": 30}, {"mode": "keep-ratio", "size": 500}):
+        stored = prepare(data, config(format=name, **options))
+        assert stored.data == data and stored.format == name
+        assert np.array_equal(stored.pixels, pixels(data)) and stored.pixels.shape == (30, 40, 3)
+        assert prepare(data, config(format=name, passthrough=False, **options)).data != data or kind == "PNG"
+    assert prepare(data, config(format="png" if name != "png" else "webp")).data != data
+    assert prepare(data, config(format=name), canvas=(40, 30)).info.width == 40
 
 
-def test_padding_with_the_edge_goes_on_with_the_background() -> None:
-    """A shape on a plain ground, one corner of it touching the edge: the canvas has the ground's colour, not white."""
-    picture = Image.new("RGB", (20, 20), (200, 180, 40))
-    picture.paste((10, 10, 10), (0, 0, 6, 6))
-    for fitted in (on_canvas(picture, (40, 20), "edge"), resize(picture.resize((40, 20), 0), "border", 40, "edge")):
-        canvas = np.asarray(fitted)
-        assert (canvas[-1] == (200, 180, 40)).all() and (canvas[0, -1] == (200, 180, 40)).all()
-    assert (np.asarray(on_canvas(picture, (40, 20), "edge"))[:, :10] == (200, 180, 40)).all()
+@pytest.mark.parametrize(
+    "why",
+    ["turned", "too large", "profile", "alpha", "transparent colour", "16 bit", "4 bit", "CMYK", "warning", "canvas"],
+)
+def test_what_has_to_change_is_written_anew(why: str) -> None:
+    """Each of these would be shown otherwise than its pixels say, or is not just a picture."""
+    picture, form, options, canvas = photo(6, 40, 30), "jpg", {}, None
+    data = encoded(picture, "JPEG")
+    if why == "turned":
+        data = encoded(picture, "JPEG", exif=exif_of(2))
+    elif why == "too large":
+        options = {"mode": "keep-ratio-largest", "size": 39}
+    elif why == "profile":
+        data = encoded(picture, "JPEG", icc_profile=icc(1.0, ((0.6, 0.3, 0), (0.2, 0.6, 0.1), (0.1642, 0.1, 0.7249))))
+    elif why == "alpha":
+        data, form = encoded(picture.convert("RGBA")), "png"
+    elif why == "transparent colour":
+        data, form = encoded(picture, "PNG", transparency=(1, 2, 3)), "png"
+    elif why == "16 bit":
+        data, form = png(np.asarray(picture).astype(np.uint16) * 257, 2), "png"
+    elif why == "4 bit":
+        data, form = encoded(picture.quantize(16), "PNG", bits=4), "png"
+    elif why == "CMYK":
+        data = encoded(picture.convert("CMYK"), "JPEG")
+    elif why == "warning":
+        data = data[:20] + b"\0\0" + data[20:]  # bytes between segments: viewers pass over them
+    elif why == "canvas":
+        canvas = (40, 30)
+    stored = prepare(data, config(format=form, **options), canvas)
+    assert stored.data != data
+    again = Image.open(io.BytesIO(stored.data))
+    assert again.mode == "RGB" and not again.info.keys() & {"icc_profile", "exif", "transparency"}
+    if form == "png":
+        assert np.array_equal(np.asarray(again), stored.pixels)
 
 
-@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
-def test_encoding_is_stable(kind: str) -> None:
-    first, info = encode(noise(4, 30, 20), kind, 90)
-    assert encode(noise(4, 30, 20), kind, 90)[0] == first
-    assert (info.width, info.height) == (30, 20) == Image.open(io.BytesIO(first)).size
+@pytest.mark.parametrize("form", ["jpg", "png", "webp"])
+def test_pixels_are_those_that_are_encoded(form: str) -> None:
+    data = encoded(photo(7, 100, 70), "JPEG")
+    one = prepare(data, config(mode="keep-ratio", size=50, format=form, quality=90))
+    assert (one.info.width, one.info.height) == (71, 50) == Image.open(io.BytesIO(one.data)).size
+    assert one.format == form and one.pixels.shape == (50, 71, 3) and one.pixels.dtype == np.uint8
+    close = {"jpg": 6, "png": 0, "webp": 9}[form]  # mean error; measured 2.3, 0, 3.9
+    assert np.abs(np.asarray(Image.open(io.BytesIO(one.data))).astype(int) - one.pixels).mean() <= close
+    assert np.array_equal(pixels_of(data, config(mode="keep-ratio", size=50)), one.pixels)
+    assert prepare(data, config(mode="keep-ratio", size=50, format=form, quality=90)).data == one.data
+
+
+def test_a_side_that_a_format_cannot_hold() -> None:
+    strip = encoded(Image.new("RGB", (20_000, 2), "red"))
+    with pytest.raises(PictureError) as caught:
+        prepare(strip, config(mode="none", format="webp"))
+    assert caught.value.reason == "too_long"
+    assert prepare(strip, config(mode="keep-ratio", size=2, format="webp")).info.width == 16383
+    with pytest.raises(PictureError) as caught:
+        prepare(strip, config(mode="keep-ratio", size=3000, format="jpg", enlarge=True, max_pixels=100_000))
+    assert caught.value.reason == "too_many_pixels"

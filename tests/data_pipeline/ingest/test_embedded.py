@@ -6,18 +6,21 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from configs.ingest import EasyVqaSource, ParquetSource, TextConfig
+from configs.ingest import EasyVqaSource, FiltersConfig, TableSource, TextConfig
 from configs.load import load_recipe
 from configs.schema import BuildRecipe
 from data_pipeline.ingest.compose import compose
 from data_pipeline.ingest.decode import decode
-from data_pipeline.ingest.sources import easy_vqa_folder, list_records, parquet_path, read_image
-from data_pipeline.ingest.units import _text_problem
+from data_pipeline.ingest.filters.rules import Filters
+from data_pipeline.ingest.sources.easy_vqa import easy_vqa_folder
+from data_pipeline.ingest.sources.finding import emoji_path
+from data_pipeline.ingest.sources.listing import list_records
+from data_pipeline.ingest.sources.reading import read_cell
 from data_pipeline.sample import IMAGE_MARK
 
 
 def test_the_emoji_set_is_whole_small_and_split_by_label() -> None:
-    path = Path(parquet_path("package:emoji"))
+    path = Path(emoji_path())
     rows = pq.read_table(path).to_pylist()
     assert len(rows) == len({row["image"]["path"] for row in rows}) == 1854
     assert path.stat().st_size < 4 * 2**20
@@ -34,10 +37,12 @@ def test_the_emoji_set_is_whole_small_and_split_by_label() -> None:
 
 
 def test_the_splits_are_the_whole() -> None:
-    both = [list_records(ParquetSource(path="package:emoji", where={"split": split})) for split in ("train", "heldout")]
-    rows = [record.provenance["row"] for part in both for record in part]
-    assert sorted(rows) == list(range(1854))
-    assert read_image(both[0][0].images[0])[:4] == b"RIFF"
+    both = [list_records(TableSource(path="package:emoji", where={"split": split})) for split in ("train", "heldout")]
+    kept = [[record for record in part if not record.problem] for part in both]
+    assert sorted(record.provenance["row"] for part in kept for record in part) == list(range(1854))
+    assert {len(part) for part in both} == {1854}, "rows of the other split are input rows too"
+    assert {str(r.problem and r.problem.reason) for part in both for r in part} == {"None", "where"}
+    assert read_cell(kept[0][0].images[0])[:4] == b"RIFF"
 
 
 @pytest.mark.parametrize(("split", "pictures", "questions"), [("train", 4000, 38_575), ("test", 1000, 9_673)])
@@ -48,7 +53,8 @@ def test_every_published_question_is_kept_once(split: str, pictures: int, questi
     assert len(published) == questions
     source = EasyVqaSource(split=split)  # type: ignore[arg-type]
     records = list_records(source)
-    assert not [record for record in records if record.problem or _text_problem(record, TextConfig())]
+    filters = Filters(FiltersConfig(), TextConfig())
+    assert not [record for record in records if record.problem or filters.before_fetch(record)]
     seen = Counter(number for record in records for group in record.provenance["question_ids"] for number in group)
     assert sorted(seen) == list(range(questions)) and set(seen.values()) == {1}
     assert len({record.images[0].path for record in records}) == pictures
@@ -66,7 +72,7 @@ def test_every_published_question_is_kept_once(split: str, pictures: int, questi
 def test_the_demo_recipes_list_their_rows(name: str) -> None:
     recipe = load_recipe(name)
     assert isinstance(recipe, BuildRecipe)
-    records = list_records(recipe.source)
+    records = [record for record in list_records(recipe.source) if not record.problem]
     made = compose(records, recipe.compose) if recipe.compose else records
     assert sum(len(record.images) for record in made) == len(records)
     if name.endswith("train"):

@@ -127,7 +127,7 @@ def test_the_tokenizer_is_deterministic_and_complete(world: Path, tmp_path: Path
 def test_answers_of_easy_vqa_are_single_tokens(tmp_path: Path) -> None:
     """The demo's vocabulary, trained on a tenth of the published conversations (text only: the pictures are dots)."""
     from configs.ingest import EasyVqaSource
-    from data_pipeline.ingest.sources import list_records
+    from data_pipeline.ingest.sources.listing import list_records
     from data_pipeline.sample import ImageInfo, Sample, key_of
 
     dot = next(iter(samples(1, sizes=[(1, 1)]))).images[0]

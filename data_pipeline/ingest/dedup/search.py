@@ -1,0 +1,211 @@
+"""One search, for exact or for near duplicates: rows to buckets, drops to spans of positions, spans to files."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from configs.ingest import StorageConfig
+from data_pipeline.ingest.dedup.buckets import DROP, find_in, mix, order_of, position_of, row_type
+from data_pipeline.ingest.dedup.drops import drops_table, read_span, write_span
+from data_pipeline.ingest.dedup.exchange import Arrays, Exchange, columns
+from data_pipeline.ingest.dedup.perceptual import NEAR_BYTES, candidate_keys, near
+from data_pipeline.storage import configure
+
+Load = Callable[[Any], pa.Table]
+
+TASK_BYTES = 96 << 20
+"""Rows that one task takes in, about; it needs a few times as much memory."""
+
+SAMPLED = 16
+"""Chunks that are looked into to learn how many rows there will be."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is searched for.
+
+    Attributes:
+        signature: bytes that are compared.
+        copies: buckets of a row, on average.
+        first: how many different signatures of a bucket, the earliest, a row is compared with. A bucket of more is a
+            flood of one motif; beyond it only copies of the earliest ones are found there.
+    """
+
+    name: str
+    signature: int
+    copies: float
+    first: int
+
+    @property
+    def row_bytes(self) -> float:
+        return self.copies * row_type(self.signature).itemsize
+
+
+EXACT = Kind("exact", 8, 1.0, 16)
+NEAR = Kind("near", NEAR_BYTES, 1.5, 256)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every task of a search is told.
+
+    Attributes:
+        folder: where the files go.
+        before: folder of an earlier search, whose drops take no part and are written with these.
+        spans: files of `before`, with their SHA-256.
+    """
+
+    kind: Kind
+    load: Load
+    span: int
+    folder: str
+    storage: StorageConfig | None = None
+    before: str = ""
+    spans: dict[int, str] = field(default_factory=dict)
+
+    def dropped_before(self, number: int) -> pa.Table | None:
+        return read_span(self.before, number, self.spans[number]) if number in self.spans else None
+
+    def prepare(self) -> None:
+        """Called first in each task: it may run in a new process."""
+        if self.storage is not None:
+            configure(self.storage)
+
+
+def mean_rows(exchange: Exchange, chunks: Sequence[Any], load: Load) -> float:
+    """About how many rows a chunk has."""
+    step = max(1, len(chunks) // SAMPLED)
+    sampled = [(chunk, []) for chunk in chunks[::step][:SAMPLED]]
+    counts = [count for count, _ in exchange.run(partial(_count, load), sampled, 0)]  # type: ignore[arg-type]
+    return sum(counts) / max(1, len(counts))
+
+
+def search(
+    exchange: Exchange, task: Task, chunks: Sequence[Any], rows: float
+) -> tuple[dict[str, int], dict[int, str]]:
+    """Write the files. Returns dropped rows by kind, and the SHA-256 of each span's file."""
+    each = max(1.0, rows * task.kind.row_bytes)  # bytes of a chunk
+    together = max(1, int(TASK_BYTES / each))
+    groups = ((chunks[start : start + together], []) for start in range(0, len(chunks), together))
+    partitions = max(1, -int(-each * len(chunks) // TASK_BYTES))
+    spans = max(1, -int(-rows * DROP.itemsize * len(chunks) // TASK_BYTES))
+    spread = [refs for _, refs in exchange.run(partial(_spread, task), groups, partitions)]  # type: ignore[arg-type]
+    buckets = ((None, column) for column in columns(spread))
+    drops = [refs for _, refs in exchange.run(partial(_find, task), buckets, spans)]
+    dropped: Counter[str] = Counter()
+    files: dict[int, str] = {}
+    jobs = (((part, spans), column) for part, column in enumerate(columns(drops)))
+    for (counts, written), _ in exchange.run(partial(_write, task), jobs, 0):
+        dropped.update(counts)
+        files.update(written)
+    return dict(sorted(dropped.items())), dict(sorted(files.items()))
+
+
+def _count(load: Load, chunk: Any, _: Arrays, __: int) -> tuple[int, Sequence[np.ndarray]]:
+    return load(chunk).num_rows, ()
+
+
+def _spread(task: Task, chunks: Iterable[Any], _: Arrays, partitions: int) -> tuple[None, Sequence[np.ndarray]]:
+    """Chunks -> their rows, by the partition of their bucket."""
+    task.prepare()
+    parts: list[list[np.ndarray]] = [[] for _ in range(partitions)]
+    for chunk in chunks:
+        rows = _rows(task, task.load(chunk))
+        for part, piece in zip(parts, _split(rows, mix(rows["key"]) % np.uint64(partitions), partitions), strict=True):
+            part.append(piece)
+    return None, [_joined(part, row_type(task.kind.signature)) for part in _emptied(parts)]
+
+
+def _rows(task: Task, table: pa.Table) -> np.ndarray:
+    """HASHES -> the rows that take part, once for each of their buckets."""
+    table = table.filter(table[task.kind.name].is_valid())
+    position, published = (table[name].to_numpy() for name in ("position", "published"))
+    signature = _bytes_of(table[task.kind.name])
+    for number in np.unique(position // task.span) if task.spans else ():
+        dropped = task.dropped_before(int(number))
+        if dropped is not None:
+            left = ~np.isin(position, dropped["position"].to_numpy())
+            position, published, signature = position[left], published[left], signature[left]
+    at, key = _buckets(task.kind, signature)
+    rows = np.empty(len(at), row_type(task.kind.signature))
+    rows["key"], rows["order"] = key, order_of(position, published)[at]
+    rows["signature"] = signature[at, -task.kind.signature :]
+    return rows
+
+
+def _bytes_of(column: pa.ChunkedArray) -> np.ndarray:
+    """Fixed-size binary without nulls -> uint8 [n, size]."""
+    size = column.type.byte_width
+    pieces = [
+        np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * size : (chunk.offset + len(chunk)) * size]
+        for chunk in column.chunks
+        if len(chunk)
+    ]
+    return np.concatenate([np.empty(0, np.uint8), *pieces]).reshape(-1, size)
+
+
+def _buckets(kind: Kind, signature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row, key) for each bucket of each row."""
+    if kind.name == "near":
+        return candidate_keys(signature)
+    # Half of an exact hash is the bucket, half is compared.
+    return np.arange(len(signature)), np.ascontiguousarray(signature[:, :8]).view(np.uint64)[:, 0]
+
+
+def _find(task: Task, _: None, pieces: Arrays, partitions: int) -> tuple[None, Sequence[np.ndarray]]:
+    """Rows of a partition of buckets -> drops, by the partition of their span."""
+    alike = near if task.kind.name == "near" else _equal
+    drops = find_in(pieces, alike, task.kind.first, 3 * TASK_BYTES)
+    number = position_of(drops["order"]) // task.span
+    return None, _split(drops, number % partitions, partitions)
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return (one == other).all(axis=1)
+
+
+def _write(
+    task: Task, item: tuple[int, int], pieces: Arrays, _: int
+) -> tuple[tuple[dict[str, int], dict[int, str]], Sequence[np.ndarray]]:
+    """Drops of a partition of spans -> their files. A row that several buckets drop is a duplicate of the earliest."""
+    task.prepare()
+    part, partitions = item
+    drops = _joined(list(pieces), DROP)
+    drops = drops[np.lexsort((drops["of"], drops["order"]))]
+    drops = drops[np.diff(drops["order"], prepend=-1) != 0]
+    position, of = position_of(drops["order"]), position_of(drops["of"])
+    numbers = position // task.span
+    dropped, files = Counter[str](), {}
+    for number in sorted({*numbers.tolist(), *(n for n in task.spans if n % partitions == part)}):
+        start, stop = np.searchsorted(numbers, [number, number + 1])
+        table = drops_table(position[start:stop], of[start:stop], task.kind.name)
+        earlier = task.dropped_before(number)
+        if earlier is not None:
+            table = pa.concat_tables([table, earlier]).sort_by("position")
+        files[number] = write_span(task.folder, number, table)
+        dropped.update(table["kind"].to_pylist())
+    return (dict(dropped), files), ()
+
+
+def _split(rows: np.ndarray, part: np.ndarray, partitions: int) -> list[np.ndarray]:
+    if partitions == 1:
+        return [rows]
+    order = np.argsort(part.astype(np.uint16), kind="stable")
+    ends = np.cumsum(np.bincount(part.astype(np.int64), minlength=partitions))
+    return [rows[order[start:end]] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _joined(pieces: list[np.ndarray], kind: np.dtype) -> np.ndarray:
+    return np.concatenate([np.empty(0, kind), *pieces])
+
+
+def _emptied(parts: list[list[np.ndarray]]) -> Iterable[list[np.ndarray]]:
+    """Each part in turn, let go of as the next one is asked for."""
+    parts.reverse()
+    while parts:
+        yield parts.pop()

@@ -1,0 +1,105 @@
+"""What lies in a build's output folder: nothing, a dataset, an unfinished build, or somebody else's files."""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from configs.errors import UserError
+from configs.load import tree_difference
+from configs.schema import BuildRecipe
+from data_pipeline.manifest import NAME, Manifest, read_manifest
+from data_pipeline.storage import TEMPORARY, exists, is_remote, join, listdir, put, read_bytes, remove, remove_tree
+
+BEGUN = "build.json"
+FREE = ("output", "name", "ray", "storage")
+"""Parts of a recipe that change nothing about the dataset."""
+
+OURS = (
+    ".tar",
+    ".parquet",
+    NAME,
+    BEGUN,
+    "recipe.yaml",
+    "statistics.json",
+    "tokens",
+    "features",
+    "work",
+    "log",
+)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A build that has begun and not ended."""
+
+    kind: str
+    fingerprint: str
+    recipe: dict[str, Any]
+
+
+def look_at(output: str) -> tuple[Manifest | None, Begun | None]:
+    """The dataset in the folder, and the build that has not ended.
+
+    Raises:
+        UserError: a file stands there, or somebody's files.
+    """
+    if not is_remote(output) and os.path.exists(output) and not os.path.isdir(output):
+        raise UserError(f"output {output} is a file: give a folder")
+    names = [name for name in listdir(output) if not name.startswith(TEMPORARY)]
+    # Without a mark of ours, tars and parquet files are somebody's too, and `work` is their folder.
+    ours = OURS if BEGUN in names or NAME in names else ()
+    foreign = [name for name in names if not name.endswith(ours)]
+    if foreign:
+        raise UserError(f"output {output} holds something else ({', '.join(foreign[:3])}): choose an empty folder")
+    manifest = read_manifest(output) if NAME in names else None
+    begun = None
+    if BEGUN in names:
+        said = json.loads(read_bytes(join(output, BEGUN)))
+        begun = Begun(said.get("kind", "build"), said["fingerprint"], said["recipe"])
+    return manifest, begun
+
+
+def begin(output: str, begun: Begun) -> None:
+    """Leave the mark that this folder is ours, before anything else is written."""
+    said = {"kind": begun.kind, "fingerprint": begun.fingerprint, "recipe": begun.recipe}
+    put(join(output, BEGUN), json.dumps(said, sort_keys=True).encode())
+
+
+def tidy(output: str) -> None:
+    """Remove what only an unfinished build needs, and what a killed one left half-written."""
+    remove_tree(join(output, "work"))
+    if exists(join(output, BEGUN)):
+        remove(join(output, BEGUN))
+    if not is_remote(output):
+        for name in listdir(output):
+            if name.startswith(TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(join(output, name))
+
+
+def identity_of(recipe: BuildRecipe) -> str:
+    """The parts of a recipe that decide what the dataset is."""
+    return json.dumps(recipe.model_dump(mode="json", exclude=set(FREE)), sort_keys=True)
+
+
+def recipe_changes(old: dict[str, Any], recipe: BuildRecipe, free: tuple[str, ...] = FREE) -> list[str]:
+    """`key: old -> new` of what matters."""
+    new = recipe.model_dump(mode="json")
+    names = [name for name in dict.fromkeys([*old, *new]) if name not in (*free, "kind")]
+    changed = []
+    for name in names:
+        if name not in old and isinstance(new.get(name), dict):
+            continue  # an older version did not have it
+        changed += tree_difference(old.get(name), new.get(name), name)
+    return changed
+
+
+def refusal(output: str, changed: list[str], *, extendable: bool) -> UserError:
+    """Why a build does not go into a folder that holds another one."""
+    shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+    remedy = "take the new rows in with --extend, or " if extendable else ""
+    return UserError(
+        f"{output} holds another build ({shown}): {remedy}choose another output, or remove the folder to build anew"
+    )

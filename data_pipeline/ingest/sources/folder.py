@@ -1,0 +1,183 @@
+"""A folder of pictures, each with a sidecar NAME.txt or NAME.json beside it -> records, in the order of their paths.
+
+In memory are the names of the folders that are open: those from the top down to one picture.
+"""
+
+import hashlib
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from configs.errors import UserError
+from configs.ingest import FolderSource
+from data_pipeline.ingest.record import ImageRef, Record
+from data_pipeline.ingest.sources.columns import MESSAGES
+from data_pipeline.ingest.sources.found import Found
+from data_pipeline.ingest.sources.record_images import PICTURE_ENDINGS, clean
+from data_pipeline.ingest.sources.rows import BadRow, messages_of, parse_object, problem_of, singles, talk, text_of
+from data_pipeline.sample import Reject
+from data_pipeline.storage import glob, is_remote, join, read_bytes
+
+T = TypeVar("T")
+MOST_SIDECAR = 2**20
+_SIDECARS = (".json", ".txt")
+_AHEAD = 16
+"""Sidecars of a remote folder that are on their way at a time."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file below the folder: its path from there, bytes (-1: no plain file) and what changes with its content."""
+
+    name: str
+    size: int
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """A picture and the sidecar beside it."""
+
+    picture: File
+    sidecar: File | None
+
+
+def find_folder(source: FolderSource) -> list[Found]:
+    """The folder as one input. Its stamp is of the names, sizes and stamps of all files that matter."""
+    path = source.path
+    if not (is_remote(path) or os.path.isdir(path)):
+        raise UserError(f"source.path {path} is not a folder: give a folder of pictures with sidecar texts")
+    path = path.rstrip("/") if is_remote(path) else os.path.abspath(path)
+    sha, size = hashlib.sha256(), 0
+    for one in pictures_of(path):
+        for file in (one.picture, one.sidecar):
+            if file is not None:
+                sha.update(f"{file.name!a}\0{file.size}\0{file.stamp}\n".encode())
+                size += max(0, file.size)
+    return [Found(path, ".", "folder", size, sha.hexdigest())]
+
+
+def folder_records(found: Found) -> Iterator[Record]:
+    """One record for each picture; one without a usable sidecar says so."""
+    return _ahead(lambda one: _record(found.path, one), pictures_of(found.path), is_remote(found.path))
+
+
+def _ahead(make: Callable[[Pictured], Record], items: Iterable[Pictured], remote: bool) -> Iterator[Record]:
+    """`make` of each item, in order; of a remote folder several at a time."""
+    if not remote:
+        yield from map(make, items)
+        return
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        coming: deque[Future[Record]] = deque()
+        for item in items:
+            coming.append(pool.submit(make, item))
+            if len(coming) > 2 * _AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
+def _record(folder: str, one: Pictured) -> Record:
+    picture = one.picture
+    ref = ImageRef(join(folder, picture.name), offset=0, size=picture.size)
+    record = Record((ref,), provenance={"file": picture.name})
+    if not picture.name.isascii() and clean(picture.name) != picture.name:
+        shown = ascii(picture.name)
+        return Record(provenance={"file": shown}, problem=Reject("source", "bad_name", f"{shown} is not UTF-8"))
+    if picture.size < 0:
+        return replace(record, problem=Reject("source", "not_a_file", picture.name))
+    if one.sidecar is None:
+        return replace(record, problem=Reject("source", "no_sidecar"))
+    return _said(record, folder, one.sidecar)
+
+
+def _said(record: Record, folder: str, sidecar: File) -> Record:
+    """The record with what the sidecar says."""
+    if sidecar.size < 0:
+        return replace(record, problem=Reject("source", "unreadable_sidecar", f"{sidecar.name} is no file"))
+    if sidecar.size > MOST_SIDECAR:
+        return replace(record, problem=Reject("source", "text_too_large", f"{sidecar.name} has {sidecar.size} bytes"))
+    try:
+        data = read_bytes(join(folder, sidecar.name))
+    except OSError as error:
+        return replace(record, problem=Reject("source", "unreadable_sidecar", type(error).__name__))
+    if sidecar.name.endswith(".txt"):
+        return replace(record, text=data.decode("utf-8-sig", "replace").strip())
+    try:
+        row = parse_object(data)
+        record = replace(record, columns=singles(row))
+        talks = next((name for name in MESSAGES if name in row), None)
+        if talks is not None:
+            return talk(record, record.images, messages_of(row[talks]))
+        return replace(record, text=text_of(row.get("text", row.get("caption"))))
+    except (BadRow, RecursionError) as error:
+        return replace(record, problem=problem_of(error, "bad_json"))
+
+
+def pictures_of(folder: str) -> Iterator[Pictured]:
+    """Pictures below a folder, sorted by the names on their paths. Links to folders are not followed.
+
+    Raises:
+        UserError: a folder may not be read.
+    """
+    if not is_remote(folder):
+        yield from _walk(folder)
+        return
+    # An object store lists in another order than that of names on a path, so all of them are in memory.
+    start = len(folder.rstrip("/")) + 1
+    files = [File(found.path[start:], found.size, found.stamp) for found in glob(f"{folder.rstrip('/')}/**")]
+    beside = {file.name: file for file in files if file.name.endswith(_SIDECARS)}
+    for file in sorted(files, key=lambda file: file.name.split("/")):
+        if _is_picture(file.name):
+            yield Pictured(file, _sidecar(file.name, beside))
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in PICTURE_ENDINGS
+
+
+def _sidecar(name: str, beside: Mapping[str, T]) -> T | None:
+    stem = os.path.splitext(name)[0]
+    return next((beside[stem + ending] for ending in _SIDECARS if stem + ending in beside), None)
+
+
+def _walk(top: str) -> Iterator[Pictured]:
+    stack = [_listed(top, "")]
+    while stack:
+        below, entries, beside = stack[-1]
+        entry = next(entries, None)
+        if entry is None:
+            stack.pop()
+        elif entry.is_dir(follow_symlinks=False):
+            stack.append(_listed(entry.path, f"{below}{entry.name}/"))
+        else:
+            sidecar = _sidecar(entry.name, beside)
+            yield Pictured(_file(entry, below), None if sidecar is None else _file(sidecar, below))
+
+
+def _listed(folder: str, below: str) -> tuple[str, Iterator[os.DirEntry[str]], dict[str, os.DirEntry[str]]]:
+    """Folders and pictures of one folder in order, and its sidecars by name."""
+    entries, beside = [], {}
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                if entry.name.endswith(_SIDECARS):
+                    beside[entry.name] = entry
+                if entry.is_dir(follow_symlinks=False) or _is_picture(entry.name):
+                    entries.append(entry)
+    except PermissionError:
+        raise UserError(f"folder {folder} may not be read: change its permissions, or give another folder") from None
+    return below, iter(sorted(entries, key=lambda entry: entry.name)), beside
+
+
+def _file(entry: os.DirEntry[str], below: str) -> File:
+    try:
+        found = entry.stat()
+    except OSError:  # a link to nowhere
+        return File(below + entry.name, -1, "")
+    size = found.st_size if stat.S_ISREG(found.st_mode) else -1
+    return File(below + entry.name, size, str(found.st_mtime_ns))

@@ -1,0 +1,133 @@
+"""A Ray cluster of several nodes on one machine: each in its own network, process, mount and host-name namespace.
+
+Needs root and `ip` (Debian: iproute2). Nodes share the disk but for /tmp, which Ray keeps its sockets in.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+BRIDGE, NETWORK = "lsray0", "10.98.7"
+PORT = 6379
+
+
+def missing() -> str | None:
+    """Why there can be no such cluster here; None where there can."""
+    if os.geteuid() != 0:
+        return "namespaces need root"
+    for tool in ("ip", "nsenter", "unshare"):
+        if shutil.which(tool) is None:
+            return f"{tool} is not installed (Debian: iproute2, util-linux)"
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True, timeout=10).returncode:
+        return "this machine allows no network namespaces"
+    return None
+
+
+def _run(*words: str, check: bool = True) -> None:
+    subprocess.run(words, check=check, capture_output=True, timeout=30)
+
+
+class RayNodes:
+    """`count` nodes of one processor each; node 0 is the head. A context manager."""
+
+    def __init__(self, count: int, folder: Path):
+        self.count, self.folder = count, folder
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "RayNodes":
+        self._clear()
+        hosts = ["127.0.0.1 localhost", *(f"{self.address(k)} lsr{k}" for k in range(self.count))]
+        (self.folder / "hosts").write_text("\n".join(hosts) + "\n")
+        _run("ip", "link", "add", BRIDGE, "type", "bridge")
+        _run("ip", "addr", "add", f"{NETWORK}.254/24", "dev", BRIDGE)
+        _run("ip", "link", "set", BRIDGE, "up")
+        for k in range(self.count):
+            name, link = f"lsr{k}", f"vlsr{k}"
+            _run("ip", "netns", "add", name)
+            _run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
+            _run("ip", "link", "set", link, "master", BRIDGE, "up")
+            _run("ip", "-n", name, "addr", "add", f"{self.address(k)}/24", "dev", "eth0")
+            _run("ip", "-n", name, "link", "set", "eth0", "up")
+            _run("ip", "-n", name, "link", "set", "lo", "up")
+        for k in range(self.count):
+            self.boot(k)
+            if k == 0:
+                self._wait_for_head()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for k in list(self.processes):
+            self.crash(k)
+        self._clear()
+
+    def _clear(self) -> None:
+        for k in range(self.count):
+            _run("ip", "netns", "del", f"lsr{k}", check=False)
+        _run("ip", "link", "del", BRIDGE, check=False)
+
+    @staticmethod
+    def address(k: int) -> str:
+        return f"{NETWORK}.{k + 1}"
+
+    @property
+    def head(self) -> str:
+        return f"{self.address(0)}:{PORT}"
+
+    def boot(self, k: int) -> None:
+        """Start Ray on node `k`."""
+        ray = str(Path(sys.executable).with_name("ray"))
+        words = [ray, "start", "--node-ip-address", self.address(k), "--num-cpus", "1", "--block"]
+        words += ["--object-store-memory", "100000000", "--disable-usage-stats"]
+        words += ["--head", "--port", str(PORT), "--include-dashboard=false"] if k == 0 else ["--address", self.head]
+        inside = (
+            f"hostname lsr{k}; mount --bind {self.folder}/hosts /etc/hosts; mount -t tmpfs -o size=512m tmpfs /tmp; "
+        )
+        space = ["nsenter", f"--net=/run/netns/lsr{k}", "unshare", "--uts", "--pid", "--mount-proc", "--mount"]
+        log = open(self.folder / f"node-{k}.log", "wb")  # noqa: SIM115 - the process keeps it
+        with log:
+            self.processes[k] = subprocess.Popen(
+                [*space, "--fork", "--kill-child", "bash", "-c", inside + "exec " + " ".join(words)],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+            )
+
+    def _wait_for_head(self) -> None:
+        inside = ["nsenter", "--net=/run/netns/lsr0", "bash", "-c", f"exec 3<>/dev/tcp/{self.address(0)}/{PORT}"]
+        for _ in range(300):
+            if subprocess.run(inside, capture_output=True, timeout=10).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"the head of the Ray cluster did not start: {(self.folder / 'node-0.log').read_text()}")
+
+    def command(self, k: int, words: list[str]) -> list[str]:
+        """`words` as a command that runs on node `k`, whose first process is the target of `nsenter`."""
+        return ["nsenter", "--target", str(self._first(k)), "--net", "--mount", "--pid", "--uts", *words]
+
+    def _first(self, k: int) -> int:
+        """The node's process number 1, seen from outside."""
+        unshare = self.processes[k].pid
+        return int(Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()[0])
+
+    def crash(self, k: int) -> None:
+        """Everything on node `k` dies at once."""
+        process = self.processes.pop(k)
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        process.wait(30)
+
+    def cut(self, k: int) -> None:
+        """The cable of node `k` is pulled: it lives on, and nothing reaches it."""
+        _run("ip", "link", "set", f"vlsr{k}", "down")
+
+    def heal(self, k: int) -> None:
+        _run("ip", "link", "set", f"vlsr{k}", "up")
