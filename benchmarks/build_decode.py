@@ -33,16 +33,17 @@ def time_prepare(folder: Path, out: Path, encode: bool) -> dict[str, float]:
     from data_pipeline.ingest import decode
 
     config = ImagesConfig(mode="keep-ratio", size=256, format="jpg", quality=95)
-    call = decode.prepare if encode else decode.pixels_of
     sources = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
     out.mkdir(parents=True, exist_ok=True)
     taken = {}
     for counted in (False, True):
         for name, data in sources:
             start = time.process_time()
-            made = call(data, config)
+            made = decode.prepare(data, config) if encode else None
+            if made is None:
+                decode.pixels_of(data, config)
             taken[name] = 1000 * (time.process_time() - start)
-            if counted and encode:
+            if counted and made is not None:
                 (out / name).write_bytes(made.data)
                 np.save(out / f"{name}.npy", made.pixels)
     return taken

@@ -186,7 +186,8 @@ def make_plan(root: Path, seed: int, sets: Sequence[str]) -> Plan:
 
 def build_data(plan: Plan) -> bool:
     """The four datasets on one Ray, then the tokenizer. Returns whether there was anything to do."""
-    from data_pipeline.ingest.job import build, local_ray
+    from data_pipeline.ingest.job import build
+    from data_pipeline.ingest.ray_local import local_ray
     from data_pipeline.manifest import NAME
     from data_pipeline.stream.tokenizer import train_tokenizer
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.s3_server import s3  # noqa: F401  (the fixture, for every test package)
+from tests.support.s3_server import s3, s3_folder  # noqa: F401  (fixtures, for every test package)
 
 if TYPE_CHECKING:
     from tests.support.pool import Pool

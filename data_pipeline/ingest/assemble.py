@@ -23,7 +23,7 @@ from data_pipeline.ingest.progress import Progress
 from data_pipeline.ingest.segments import Unit
 from data_pipeline.ingest.tasks import Runner
 from data_pipeline.ingest.unit_file import UnitTotals, read_unit, unit_path
-from data_pipeline.ingest.units import UnitJob, process_unit
+from data_pipeline.ingest.units import UnitJob, close_fetchers, process_unit
 from data_pipeline.manifest import ShardEntry
 from data_pipeline.shard import read_table
 from data_pipeline.storage import configure, join, listdir, read_bytes
@@ -87,8 +87,11 @@ def _do_units(site: Site, units: Iterable[Unit], count: int, rows: int) -> None:
         job = UnitJob(recipe, site.work, scorers, watched=site.runner.on_ray)
         # Half a core each: while one unit waits for its last servers, another one decodes.
         waits = recipe.source.type in ("table", "webdataset", "coco")
-        for _, totals in site.runner.run(process_unit, missing(), cpus=0.5 if waits else 1.0):
-            _note(log, totals)
+        try:
+            for _, totals in site.runner.run(process_unit, missing(), cpus=0.5 if waits else 1.0):
+                _note(log, totals)
+        finally:
+            close_fetchers()
 
 
 def _note(log: Progress, totals: UnitTotals) -> None:

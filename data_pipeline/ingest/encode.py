@@ -24,7 +24,7 @@ def encode(pixels: np.ndarray, kind: str, quality: int) -> bytes:
         # The bytes that Pillow would write (a test holds both to it), for three quarters of the time.
         cv2 = opencv()
         _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-        return bytes(data)
+        return data.tobytes()
     sink = io.BytesIO()
     if kind == "png":
         Image.fromarray(pixels).save(sink, "PNG", compress_level=3)

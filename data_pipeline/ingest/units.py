@@ -81,10 +81,21 @@ def process_unit(job: UnitJob, unit: Unit, careful: bool = False) -> UnitTotals:
     return writer.commit(path)
 
 
-@lru_cache(maxsize=2)
+_fetchers: dict[FetchConfig, Fetcher] = {}
+
+
 def _fetcher(config: FetchConfig) -> Fetcher:
     """Kept by the worker for all its units: connections and robots.txt are used again."""
-    return Fetcher(config)
+    if config not in _fetchers:
+        close_fetchers()
+        _fetchers[config] = Fetcher(config)
+    return _fetchers[config]
+
+
+def close_fetchers() -> None:
+    """End what fetches in this process; a Ray worker ends with it anyway."""
+    while _fetchers:
+        _fetchers.popitem()[1].close()
 
 
 @lru_cache(maxsize=2)

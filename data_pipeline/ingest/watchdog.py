@@ -41,7 +41,8 @@ class Watchdog:
         """To be entered at once: what happens inside may take `seconds` of processor time."""
         if self._pid != os.getpid():  # the first time, or in a fork, where threads are gone
             self._pid = os.getpid()
-            threading.Thread(target=self._watch, args=(self._pid,), name="watchdog", daemon=True).start()
+            arguments = (self._pid, resident_bytes())
+            threading.Thread(target=self._watch, args=arguments, name="watchdog", daemon=True).start()
         thread = threading.get_ident()
         if thread != self._thread_id:
             self._thread_id = thread
@@ -62,9 +63,8 @@ class Watchdog:
     def _spent(self) -> float:
         return time.process_time() if self._clock is None else time.clock_gettime(self._clock)
 
-    def _watch(self, pid: int) -> None:
-        seen = -1
-        base = before = resident_bytes()
+    def _watch(self, pid: int, before: int) -> None:
+        seen, base = -1, before
         start = began = 0.0
         while os.getpid() == pid:
             time.sleep(INTERVAL)

@@ -1,4 +1,4 @@
-"""Where bytes are: one class per kind of place, all with the methods of `Store`. `storage.py` picks the place of a path.
+"""Where bytes are: a class per kind of place, each with the methods of `Store`. `storage.py` picks the one of a path.
 
 ```
 storage --path--> LocalStore | S3Store | OtherStore(fsspec)

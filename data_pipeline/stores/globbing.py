@@ -1,4 +1,4 @@
-"""Which files a pattern names: `*`, `?`, `[]`, `**`, and braces `{a,b}`, `{000..999}`. Hidden names match only literally.
+"""Which files a pattern names: `*`, `?`, `[]`, `**`, braces `{a,b}`, `{000..999}`. Hidden names match only literally.
 
 A folder is listed once per level of the pattern, from the longest fixed beginning; `**` lists all below it.
 """

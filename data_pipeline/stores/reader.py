@@ -1,4 +1,4 @@
-"""An object as a file: blocks that grow while it is read in order, the next one asked for ahead. At most two in memory."""
+"""An object as a file: blocks that grow while it is read in order, the next asked for ahead; at most two in memory."""
 
 import io
 from collections.abc import Callable

@@ -33,7 +33,7 @@ CODES = {
         "PermanentRedirect", "Redirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "301", "307",
         "IllegalLocationConstraintException", "InvalidRegionName",
     },
-    Meaning.FULL: {"InsufficientStorage", "XMinioStorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "507"},
+    Meaning.FULL: {"InsufficientStorage", "XMinioStorageFull", "QuotaExceeded", "507"},
     Meaning.TRANSIENT: {
         "SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ThrottlingException",
         "TooManyRequests", "RequestLimitExceeded", "BandwidthLimitExceeded", "OperationAborted", "IncompleteBody",

@@ -15,7 +15,9 @@ import pytest
 from configs.errors import RunError, UserError
 from data_pipeline import storage
 from data_pipeline.storage import exists, join, listdir, put, put_file, read_bytes, read_range
-from data_pipeline.stores import local
+from data_pipeline.stores import globbing, local
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_no_space_leaves_what_was_there(tmp_path: Path) -> None:
@@ -138,10 +140,10 @@ while True:
 def test_killed_while_it_writes(steps: int, tmp_path: Path) -> None:
     """64 steps are one put: before, nothing is there; then the last whole one."""
     path = tmp_path / "killed.bin"
-    child = subprocess.Popen([sys.executable, "-c", PUTS, str(path)], stdout=subprocess.PIPE, bufsize=0)
+    child = subprocess.Popen([sys.executable, "-c", PUTS, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
     assert child.stdout
     for _ in range(steps):
-        child.stdout.read(2)
+        assert child.stdout.readline() == b".\n"
     child.send_signal(signal.SIGKILL)
     child.communicate(timeout=30)
     if path.exists():
@@ -245,11 +247,12 @@ def test_patterns(pattern: str, names: list[str], tree: str) -> None:
         ("a-{000..003}.tar", r"a-002\.tar does not exist, although .*a-\{000\.\.003\}\.tar names it"),
         ("a-{000..099}.tar", r"a-002\.tar does not exist"),
         ("{b,none}.csv", r"none\.csv does not exist"),
-        ("a-{000..9999999}.tar", "more than 1,000,000 files"),
+        ("a-{000..999}.tar", "more than 200 files"),
         ("a-{000..1.tar", "braces do not match"),
     ],
 )
-def test_patterns_that_cannot_be(pattern: str, said: str, tree: str) -> None:
+def test_patterns_that_cannot_be(pattern: str, said: str, tree: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(globbing, "MOST_NAMES", 200)
     with pytest.raises(UserError, match=said):
         storage.glob(join(tree, pattern))
 

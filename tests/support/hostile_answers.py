@@ -49,9 +49,9 @@ class Request:
 
 
 async def good(r: Request) -> None:
-    """A picture, by the path's digits; /good/slow... takes 0.2 s."""
+    """A picture, by the path's digits; /good/slow... takes 0.1 s."""
     if "slow" in r.path:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.1)
     r.send(picture(int("".join(filter(str.isdigit, r.path)) or 0) % 10))
 
 
@@ -98,7 +98,7 @@ async def short(r: Request) -> None:
         r.writer.write(head + picture())
         return
     await r.write(head + picture()[:half])
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.05)
     if r.path == "/short-answer.jpg":
         r.send(picture(9))
     else:

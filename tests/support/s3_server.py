@@ -26,6 +26,7 @@ KEY, SECRET = "AKIALOOKSAYTESTS", "the-secret-of-the-tests-9f2c"
 
 ADMIN_KEY, ADMIN_SECRET = "AKIALOOKSAYADMIN", "the-secret-of-admins-51d0"
 READ_KEY, READ_SECRET = "AKIALOOKSAYREADS", "the-secret-of-readers-77ab"
+PUT_KEY, PUT_SECRET = "AKIALOOKSAYPUTS", "the-secret-of-putters-03e8"
 
 
 def weed() -> str | None:
@@ -39,6 +40,8 @@ class S3Server:
     key, secret = KEY, SECRET
     read_key, read_secret = READ_KEY, READ_SECRET
     """Of an identity that may read and list, not write."""
+    put_key, put_secret = PUT_KEY, PUT_SECRET
+    """Of one that may write, and look at nothing."""
     bucket = "looksay-tests"
 
     def __init__(self, folder: Path):
@@ -53,6 +56,7 @@ class S3Server:
             ("admin", ADMIN_KEY, ADMIN_SECRET, ["Admin", "Read", "Write", "List", "Tagging"]),
             ("writer", KEY, SECRET, ["Read", "Write", "List", "Tagging"]),
             ("reader", READ_KEY, READ_SECRET, ["Read", "List"]),
+            ("putter", PUT_KEY, PUT_SECRET, ["Write"]),
         ]
         (folder / "s3.json").write_text(
             json.dumps(
@@ -182,3 +186,14 @@ def s3() -> Iterator[S3Server]:
                 yield server
             finally:
                 server.kill()
+
+
+@pytest.fixture
+def s3_folder(s3: S3Server) -> Iterator[str]:
+    """URL of an empty folder, reached through the environment alone; another `configure` lasts as long as the test."""
+    from configs.ingest import StorageConfig
+    from data_pipeline import storage
+
+    storage.configure(StorageConfig())
+    yield s3.fresh()
+    storage.configure(StorageConfig())

@@ -1,24 +1,21 @@
 """Rows of one partition -> drops: within a bucket (rows of one key) each row is compared with the earliest ones.
 
-Rows are a structured array: `key` (its bucket), `order` (published rows first, then by position: drops.FIRST) and
-`signature` (bytes that are compared). What comes out does not depend on the order in which rows come in.
+Rows are a structured array: `key` (what brought them to this partition), `order` (published rows first, then by
+position: `order_of`) and `signature` (what is compared). The result does not depend on the order in which rows come.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 
 from data_pipeline.ingest.dedup.drops import FIRST
 
-Alike = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(signatures [n, bytes], signatures [n, bytes]) -> bool [n]."""
-
-PAIRS = 1 << 18
-"""Pairs compared at a time: 48 MB of signatures and what comparing them needs."""
+PAIRS = 1 << 17
+"""Pairs compared at a time."""
 
 DROP = np.dtype([("order", np.int64), ("of", np.int64)])
-"""A row to drop, and the earliest row that it is a duplicate of; both as `order`."""
+"""A row to drop, and the earliest row that it is a duplicate of; both by their `order`."""
 
 
 def row_type(signature: int) -> np.dtype:
@@ -34,18 +31,48 @@ def position_of(order: np.ndarray) -> np.ndarray:
     return order & (FIRST - 1)
 
 
-class Arrays(Protocol):
-    """Pieces of a partition; may be gone through more than once, a piece in memory at a time."""
+@dataclass(frozen=True)
+class Rule:
+    """What makes rows duplicates.
 
-    def __iter__(self) -> "Iterable[np.ndarray]": ...
+    Attributes:
+        alike: (signatures [n, bytes], signatures [n, bytes]) -> bool [n].
+        fine: signatures -> (line [m], key [m]): buckets within rows of one key; None: one bucket.
+        first: how many different signatures of a bucket, the earliest, a row is compared with. In a bucket of more
+            (a flood of one motif) only copies of the earliest ones are found.
+    """
+
+    alike: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    fine: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None
+    first: int
 
 
-def find_in(pieces: Iterable[np.ndarray], alike: Alike, first: int, limit: int) -> np.ndarray:
+@dataclass(frozen=True)
+class _Buckets:
+    """Rows, and a line for each bucket of each of them: the bucket's `key` and which row (`at`)."""
+
+    rows: np.ndarray
+    key: np.ndarray
+    at: np.ndarray
+
+    def chosen(self, lines: "np.ndarray | slice") -> "_Buckets":
+        """Some of the lines, by a mask or by number; all rows."""
+        return _Buckets(self.rows, self.key[lines], self.at[lines])
+
+    @property
+    def order(self) -> np.ndarray:
+        return self.rows["order"][self.at]
+
+    @property
+    def signature(self) -> np.ndarray:
+        return self.rows["signature"][self.at]
+
+
+def find_in(pieces: Iterable[np.ndarray], rule: Rule, limit: int) -> np.ndarray:
     """The drops of a partition.
 
     Args:
         pieces: rows of the partition; gone through twice where they are more than `limit` bytes.
-        first: how many different signatures of a bucket, the earliest, rows are compared with.
     """
     held: list[np.ndarray] = []
     size, allowed, whole = 0, limit, True
@@ -53,56 +80,91 @@ def find_in(pieces: Iterable[np.ndarray], alike: Alike, first: int, limit: int) 
         held.append(np.array(piece))
         size += piece.nbytes
         if size > allowed:
-            # A picture that half the world posted: of its bucket only the earliest rows are kept, and all rows
-            # are compared with them as they come by a second time.
-            held, whole = [earliest(np.concatenate(held), first)], False
+            # A picture that half the world posted: only the earliest rows of its bucket are kept, and all rows are
+            # compared with them as they come by a second time.
+            held, whole = [_earliest(_buckets(_joined(held), rule), rule).rows], False
             size = held[0].nbytes
             allowed = max(limit, 2 * size)
     if not held:
         return np.empty(0, DROP)
-    rows = np.concatenate(held)
-    del held
+    rows = _joined(held)
     if whole:
-        rows = _shared(rows)
-        return compare(earliest(rows, first), rows, alike)
-    kept = earliest(rows, first)
-    return np.concatenate([compare(kept, piece, alike) for piece in pieces])
+        buckets = _buckets(rows[_shared(rows["key"])], rule)
+        buckets = buckets.chosen(_shared(buckets.key))
+        return _compare(_earliest(buckets, rule), buckets, rule)
+    kept = _earliest(_buckets(rows, rule), rule)
+    return np.concatenate([_compare(kept, _buckets(piece, rule), rule) for piece in pieces])
 
 
-def _shared(rows: np.ndarray) -> np.ndarray:
-    """The rows whose bucket holds another one: few in most collections."""
-    order = np.argsort(rows["key"])
-    keys = rows["key"][order]
-    same = keys[1:] == keys[:-1]
-    shared = np.zeros(len(rows), bool)
+def _joined(held: list[np.ndarray]) -> np.ndarray:
+    rows = np.concatenate(held)
+    held.clear()
+    return rows
+
+
+def _shared(keys: np.ndarray) -> np.ndarray:
+    """Numbers of the keys that come more than once, sorted by key: few in most collections."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    same = ordered[1:] == ordered[:-1]
+    shared = np.zeros(len(keys), bool)
     shared[1:] |= same
     shared[:-1] |= same
-    return rows[order[shared]]
+    return order[shared]
 
 
-def earliest(rows: np.ndarray, first: int) -> np.ndarray:
-    """Of each bucket the `first` earliest rows with different signatures, sorted by (key, order)."""
-    rows = rows[np.lexsort((rows["order"], rows["key"]))]
-    mixed = _mixed(rows["signature"])
-    order = np.lexsort((mixed, rows["key"]))  # stable: of equal ones the earliest stays first
-    keys, mixed = rows["key"][order], mixed[order]
-    again = np.zeros(len(rows), bool)
-    if len(rows):
-        equal = (keys[1:] == keys[:-1]) & (mixed[1:] == mixed[:-1])
-        at = np.flatnonzero(equal)
-        equal[at] = (rows["signature"][order[at]] == rows["signature"][order[at + 1]]).all(axis=1)
-        again[order[1:]] = equal
-    rows = rows[~again]
-    return rows[_rank(rows["key"]) < first]
+def _buckets(rows: np.ndarray, rule: Rule) -> _Buckets:
+    if rule.fine is None:
+        return _Buckets(rows, rows["key"].copy(), np.arange(len(rows)))
+    at, key = rule.fine(rows["signature"])
+    return _Buckets(rows, mix(key ^ mix(rows["key"][at])), at)
+
+
+def _earliest(buckets: _Buckets, rule: Rule) -> _Buckets:
+    """Of each bucket the `first` earliest rows with different signatures, sorted by key, then by order; only their rows."""
+    # Two signatures of a bucket count as one if 64 bits of them are equal: once in 10^7 partitions.
+    seen = mix(_mixed(buckets.rows["signature"])[buckets.at] ^ buckets.key)
+    order = np.lexsort((buckets.order, seen))
+    buckets, seen = buckets.chosen(order), seen[order]
+    buckets = buckets.chosen(np.concatenate([np.ones(len(seen[:1]), bool), seen[1:] != seen[:-1]]))
+    buckets = buckets.chosen(np.lexsort((buckets.order, buckets.key)))
+    buckets = buckets.chosen(_rank(buckets.key) < rule.first)
+    used, at = np.unique(buckets.at, return_inverse=True)
+    return _Buckets(buckets.rows[used], buckets.key, at)
 
 
 def _rank(keys: np.ndarray) -> np.ndarray:
     """Place of each element among the equal ones of a sorted array."""
-    if not len(keys):
-        return np.empty(0, np.int64)
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    sizes = np.diff(np.append(starts, len(keys)))
-    return np.arange(len(keys)) - np.repeat(starts, sizes)
+    starts = np.flatnonzero(np.concatenate([np.ones(len(keys[:1]), bool), keys[1:] != keys[:-1]]))
+    return np.arange(len(keys)) - np.repeat(starts, np.diff(np.append(starts, len(keys))))
+
+
+def _compare(kept: _Buckets, buckets: _Buckets, rule: Rule) -> np.ndarray:
+    """Drops among rows: those that are alike to an earlier one of a bucket that is kept."""
+    lines = buckets.chosen(buckets.order >= FIRST)  # published rows stay
+    place, end = (np.searchsorted(kept.key, lines.key, side) for side in ("left", "right"))
+    drops = [np.empty(0, DROP)]
+    while True:
+        left = place < end
+        lines, place, end = lines.chosen(left), place[left], end[left]
+        left = kept.rows["order"][kept.at[place]] < lines.order
+        lines, place, end = lines.chosen(left), place[left], end[left]
+        if not len(place):
+            return earliest_drops(np.concatenate(drops))
+        found = np.zeros(len(place), bool)
+        for start in range(0, len(place), PAIRS):
+            part = slice(start, start + PAIRS)
+            found[part] = rule.alike(kept.chosen(place[part]).signature, lines.chosen(part).signature)
+        drop = np.empty(int(found.sum()), DROP)
+        drop["order"], drop["of"] = lines.order[found], kept.chosen(place[found]).order
+        drops.append(drop)
+        lines, place, end = lines.chosen(~found), place[~found] + 1, end[~found]
+
+
+def earliest_drops(drops: np.ndarray) -> np.ndarray:
+    """One for each row, the earliest, sorted by the order of rows."""
+    drops = drops[np.lexsort((drops["of"], drops["order"]))]
+    return drops[np.diff(drops["order"], prepend=-1) != 0]
 
 
 def _mixed(signatures: np.ndarray) -> np.ndarray:
@@ -122,32 +184,3 @@ def mix(values: np.ndarray) -> np.ndarray:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
-
-
-def compare(kept: np.ndarray, rows: np.ndarray, alike: Alike) -> np.ndarray:
-    """Drops among `rows`: those that are alike to an earlier one of their bucket in `kept` (from `earliest`)."""
-    rows = rows[rows["order"] >= FIRST]  # published rows stay
-    starts = np.searchsorted(kept["key"], rows["key"], "left")
-    ends = np.searchsorted(kept["key"], rows["key"], "right")
-    found = np.full(len(rows), -1, np.int64)
-    waiting = np.arange(len(rows))
-    rank = 0
-    while len(waiting):
-        at = starts[waiting] + rank
-        waiting, at = waiting[at < ends[waiting]], at[at < ends[waiting]]
-        earlier = kept["order"][at] < rows["order"][waiting]
-        waiting, at = waiting[earlier], at[earlier]
-        equal = np.concatenate(
-            [np.empty(0, bool)]
-            + [
-                alike(kept["signature"][at[n : n + PAIRS]], rows["signature"][waiting[n : n + PAIRS]])
-                for n in range(0, len(at), PAIRS)
-            ]
-        )
-        found[waiting[equal]] = at[equal]
-        waiting = waiting[~equal]
-        rank += 1
-    hit = found >= 0
-    drops = np.empty(int(hit.sum()), DROP)
-    drops["order"], drops["of"] = rows["order"][hit], kept["order"][found[hit]]
-    return drops

@@ -110,6 +110,7 @@ class OnRay:
             value = _value(flying[0][0])
             yield value, flying.pop(0)[1:]
 
+
 def _run(work: Work, item: Any, refs: list[Any], partitions: int) -> Any:
     value, arrays = work(item, _Objects(refs), partitions)
     return (value, *arrays) if partitions else value

@@ -4,14 +4,12 @@
 0            shape: width / height in steps of 2.2 %
 1   ... 64   8 x 8 means of luma
 65  ... 96   4 x 4 means of Cb, then of Cr
-97  ... 192  what the 16 x 16 means of luma add: three differences in each of the 8 x 8 cells, 4 bits each, finer near 0
+97  ... 192  what 16 x 16 means of luma add: three differences in each of the 8 x 8 cells, 4 bits each, finer near 0
 ```
 Copies are told from look-alikes by tolerances that were measured (docs/benchmarks/dedup.md). What encoding and resizing
 change is small where a picture is smooth, and grows with the contrast around a place: so does the tolerance. A picture
 that is smooth all over (a plain colour, a gradient) says too little: it is near to nothing.
 """
-
-from itertools import product
 
 import numpy as np
 
@@ -21,7 +19,7 @@ NEAR_BYTES = 193
 SHAPE, LUMA, CHROMA, DETAIL = 0, slice(1, 65), slice(65, 97), slice(97, 193)
 
 STEPS = np.array([2, 6.5, 12.5, 21, 34, 55, 89]) * 16
-"""Where the codes of the differences begin, in sixteenths of a level. Codes of copies are at most one apart."""
+"""Where the codes of differences begin, in sixteenths of a level. Codes of copies are at most one apart."""
 
 SHAPE_STEPS = 2
 """Shapes of copies are at most this far apart: a side of 43 pixels that had to be rounded makes half a step."""
@@ -56,45 +54,66 @@ def _sums(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def near(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """uint8 [n, NEAR_BYTES] twice -> bool [n]: whether the pictures of a line are copies of one.
+    """uint8 [n, NEAR_BYTES] twice -> bool [n]: whether the two pictures of a line are copies of one.
 
-    Not transitive: of a series that changes little by little, the ends differ.
+    Not transitive: of a series that changes little by little, neighbours are near and the ends are not.
     """
-    alike = _apart(one[:, SHAPE], other[:, SHAPE]) <= SHAPE_STEPS
-    # Cheap tests with the largest tolerance first: most lines end here.
+    good = np.arange(len(one))
+    # The cheap tests first, with the largest tolerance there can be: most lines end here.
+    good = good[_apart(one[good, SHAPE], other[good, SHAPE]) <= SHAPE_STEPS]
     for part, (base, slope) in ((LUMA, LUMA_TOLERANCE), (CHROMA, CHROMA_TOLERANCE)):
-        at = np.flatnonzero(alike)
-        alike[at] = (_apart(one[at, part], other[at, part]) <= (base + 255 * slope) // 100).all(axis=1)
-    at = np.flatnonzero(alike)
-    if len(at):
-        alike[at] = _near(one[at], other[at])
+        good = good[(_apart(one[good, part], other[good, part]) <= (base + 255 * slope) // 100).all(axis=1)]
+    for shift in (4, 0):
+        first, second = (side[good, DETAIL] >> shift & 15 for side in (one, other))
+        good = good[(_apart(first, second) <= 1).all(axis=1)]
+    for part, size, tolerance in (
+        (LUMA, 8, LUMA_TOLERANCE),
+        (slice(65, 81), 4, CHROMA_TOLERANCE),
+        (slice(81, 97), 4, CHROMA_TOLERANCE),
+    ):
+        good = good[_within(one[good, part], other[good, part], size, *tolerance)]
+    good = good[~plain(one[good]) & ~plain(other[good])]
+    alike = np.zeros(len(one), bool)
+    alike[good] = True
     return alike
 
 
-def _near(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    good = ~(plain(one) | plain(other))
-    for number, codes in enumerate((one[:, DETAIL], other[:, DETAIL])):
-        pass
-    for half in (4, 0):
-        good &= (_apart(one[:, DETAIL] >> half & 15, other[:, DETAIL] >> half & 15) <= 1).all(axis=1)
-    for grids, side, (base, slope) in (
-        ([LUMA], 8, LUMA_TOLERANCE),
-        ([slice(65, 81), slice(81, 97)], 4, CHROMA_TOLERANCE),
-    ):
-        for grid in grids:
-            first, second = one[:, grid].reshape(-1, side, side), other[:, grid].reshape(-1, side, side)
-            contrast = np.maximum(_contrast(first), _contrast(second)).astype(np.int32)
-            good &= (100 * _apart(first, second).astype(np.int32) <= base + slope * contrast).all(axis=(1, 2))
-    return good
+def _within(one: np.ndarray, other: np.ndarray, size: int, base: int, slope: int) -> np.ndarray:
+    """uint8 [n, size x size] twice -> bool [n]: every cell differs by no more than its contrast allows."""
+    grids = [side.reshape(-1, size, size) for side in (one, other)]
+    contrast = np.maximum(*(_contrast(grid) for grid in grids)).astype(np.int32)
+    return (100 * _apart(*grids).astype(np.int32) <= base + slope * contrast).all(axis=(1, 2))
+
+
+def _contrast(grid: np.ndarray) -> np.ndarray:
+    """[n, size, size] -> the same: largest minus smallest of each cell and its neighbours."""
+    high = low = grid
+    for axis in (1, 2):
+        high, low = _spread(high, np.maximum, axis), _spread(low, np.minimum, axis)
+    return high - low
+
+
+def _spread(grid: np.ndarray, choose: np.ufunc, axis: int) -> np.ndarray:
+    """Each cell becomes the chosen one of itself and its two neighbours along an axis."""
+    turned = np.moveaxis(grid, axis, 0)
+    spread = turned.copy()
+    choose(spread[1:], turned[:-1], out=spread[1:])
+    choose(spread[:-1], turned[1:], out=spread[:-1])
+    return np.moveaxis(spread, 0, axis)
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.maximum(one, other) - np.minimum(one, other)
 
 
-def _contrast(grid: np.ndarray) -> np.ndarray:
-    """uint8 [n, side, side] -> the same: largest minus smallest of each cell and its neighbours."""
-    high, low = grid, grid
-    for axis in (1, 2):
-        high, low = _widened(high, np.maximum, axis), _widened(low, np.minimum, axis)
-    return high - low
+def plain(hashes: np.ndarray) -> np.ndarray:
+    """uint8 [n, NEAR_BYTES] -> bool [n]: too smooth to be told from other pictures."""
+    left = np.zeros(len(hashes))
+    for part, size in ((LUMA, 8), (slice(65, 81), 4), (slice(81, 97), 4)):
+        values = hashes[:, part].astype(np.float64)
+        down, across = np.indices((size, size)).reshape(2, -1) * 2 - (size - 1)  # odd numbers around 0
+        rest = (values**2).sum(axis=1) - values.sum(axis=1) ** 2 / size**2
+        for slope in (down, across):
+            rest -= (values @ slope) ** 2 / (slope**2).sum()
+        left += rest * (64 // size**2)
+    return left < 64 * PLAIN**2

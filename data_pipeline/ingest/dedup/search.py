@@ -1,19 +1,30 @@
 """One search, for exact or for near duplicates: rows to buckets, drops to spans of positions, spans to files."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from configs.ingest import StorageConfig
-from data_pipeline.ingest.dedup.buckets import DROP, find_in, mix, order_of, position_of, row_type
-from data_pipeline.ingest.dedup.drops import drops_table, read_span, write_span
-from data_pipeline.ingest.dedup.exchange import Arrays, Exchange, columns
-from data_pipeline.ingest.dedup.perceptual import NEAR_BYTES, candidate_keys, near
+from data_pipeline.ingest.dedup.buckets import (
+    DROP,
+    Rule,
+    earliest_drops,
+    find_in,
+    mix,
+    order_of,
+    position_of,
+    row_type,
+)
+from data_pipeline.ingest.dedup.drops import KINDS, drops_table, read_span, write_span
+from data_pipeline.ingest.dedup.exchange import Arrays, Exchange, Job, columns
+from data_pipeline.ingest.dedup.near_keys import coarse_keys, fine_keys
+from data_pipeline.ingest.dedup.perceptual import NEAR_BYTES, near
 from data_pipeline.storage import configure
 
 Load = Callable[[Any], pa.Table]
@@ -25,29 +36,35 @@ SAMPLED = 16
 """Chunks that are looked into to learn how many rows there will be."""
 
 
+def _equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return (one == other).all(axis=1)
+
+
+def _halves(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [n, 16] -> (line, key): the first half of an exact hash is its bucket, the second is compared."""
+    return np.arange(len(hashes)), np.ascontiguousarray(hashes[:, :8]).view(np.uint64)[:, 0]
+
+
 @dataclass(frozen=True)
 class Kind:
-    """What is searched for.
+    """What is searched for: the column, how it makes buckets, how many of its last bytes are compared, and by what rule.
 
-    Attributes:
-        signature: bytes that are compared.
-        copies: buckets of a row, on average.
-        first: how many different signatures of a bucket, the earliest, a row is compared with. A bucket of more is a
-            flood of one motif; beyond it only copies of the earliest ones are found there.
+    `copies` is how many buckets a row is in, on average.
     """
 
     name: str
-    signature: int
+    keys: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     copies: float
-    first: int
+    signature: int
+    rule: Rule
 
     @property
     def row_bytes(self) -> float:
         return self.copies * row_type(self.signature).itemsize
 
 
-EXACT = Kind("exact", 8, 1.0, 16)
-NEAR = Kind("near", NEAR_BYTES, 1.5, 256)
+EXACT = Kind("exact", _halves, 1.0, 8, Rule(_equal, None, 16))
+NEAR = Kind("near", coarse_keys, 1.8, NEAR_BYTES, Rule(near, fine_keys, 1024))
 
 
 @dataclass(frozen=True)
@@ -80,21 +97,19 @@ class Task:
 def mean_rows(exchange: Exchange, chunks: Sequence[Any], load: Load) -> float:
     """About how many rows a chunk has."""
     step = max(1, len(chunks) // SAMPLED)
-    sampled = [(chunk, []) for chunk in chunks[::step][:SAMPLED]]
-    counts = [count for count, _ in exchange.run(partial(_count, load), sampled, 0)]  # type: ignore[arg-type]
+    sampled: list[Job] = [(chunk, []) for chunk in chunks[::step][:SAMPLED]]
+    counts = [count for count, _ in exchange.run(partial(_count, load), sampled, 0)]
     return sum(counts) / max(1, len(counts))
 
 
-def search(
-    exchange: Exchange, task: Task, chunks: Sequence[Any], rows: float
-) -> tuple[dict[str, int], dict[int, str]]:
+def search(exchange: Exchange, task: Task, chunks: Sequence[Any], rows: float) -> tuple[dict[str, int], dict[int, str]]:
     """Write the files. Returns dropped rows by kind, and the SHA-256 of each span's file."""
     each = max(1.0, rows * task.kind.row_bytes)  # bytes of a chunk
     together = max(1, int(TASK_BYTES / each))
-    groups = ((chunks[start : start + together], []) for start in range(0, len(chunks), together))
+    groups: Iterator[Job] = ((chunks[start : start + together], []) for start in range(0, len(chunks), together))
     partitions = max(1, -int(-each * len(chunks) // TASK_BYTES))
     spans = max(1, -int(-rows * DROP.itemsize * len(chunks) // TASK_BYTES))
-    spread = [refs for _, refs in exchange.run(partial(_spread, task), groups, partitions)]  # type: ignore[arg-type]
+    spread = [refs for _, refs in exchange.run(partial(_spread, task), groups, partitions)]
     buckets = ((None, column) for column in columns(spread))
     drops = [refs for _, refs in exchange.run(partial(_find, task), buckets, spans)]
     dropped: Counter[str] = Counter()
@@ -131,7 +146,7 @@ def _rows(task: Task, table: pa.Table) -> np.ndarray:
         if dropped is not None:
             left = ~np.isin(position, dropped["position"].to_numpy())
             position, published, signature = position[left], published[left], signature[left]
-    at, key = _buckets(task.kind, signature)
+    at, key = task.kind.keys(signature)
     rows = np.empty(len(at), row_type(task.kind.signature))
     rows["key"], rows["order"] = key, order_of(position, published)[at]
     rows["signature"] = signature[at, -task.kind.signature :]
@@ -149,24 +164,11 @@ def _bytes_of(column: pa.ChunkedArray) -> np.ndarray:
     return np.concatenate([np.empty(0, np.uint8), *pieces]).reshape(-1, size)
 
 
-def _buckets(kind: Kind, signature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(row, key) for each bucket of each row."""
-    if kind.name == "near":
-        return candidate_keys(signature)
-    # Half of an exact hash is the bucket, half is compared.
-    return np.arange(len(signature)), np.ascontiguousarray(signature[:, :8]).view(np.uint64)[:, 0]
-
-
 def _find(task: Task, _: None, pieces: Arrays, partitions: int) -> tuple[None, Sequence[np.ndarray]]:
     """Rows of a partition of buckets -> drops, by the partition of their span."""
-    alike = near if task.kind.name == "near" else _equal
-    drops = find_in(pieces, alike, task.kind.first, 3 * TASK_BYTES)
+    drops = find_in(pieces, task.kind.rule, 3 * TASK_BYTES)
     number = position_of(drops["order"]) // task.span
     return None, _split(drops, number % partitions, partitions)
-
-
-def _equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return (one == other).all(axis=1)
 
 
 def _write(
@@ -175,9 +177,7 @@ def _write(
     """Drops of a partition of spans -> their files. A row that several buckets drop is a duplicate of the earliest."""
     task.prepare()
     part, partitions = item
-    drops = _joined(list(pieces), DROP)
-    drops = drops[np.lexsort((drops["of"], drops["order"]))]
-    drops = drops[np.diff(drops["order"], prepend=-1) != 0]
+    drops = earliest_drops(_joined(list(pieces), DROP))
     position, of = position_of(drops["order"]), position_of(drops["of"])
     numbers = position // task.span
     dropped, files = Counter[str](), {}
@@ -188,7 +188,7 @@ def _write(
         if earlier is not None:
             table = pa.concat_tables([table, earlier]).sort_by("position")
         files[number] = write_span(task.folder, number, table)
-        dropped.update(table["kind"].to_pylist())
+        dropped.update({kind: pc.sum(pc.equal(table["kind"], kind)).as_py() for kind in KINDS})
     return (dict(dropped), files), ()
 
 

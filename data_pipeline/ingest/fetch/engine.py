@@ -5,6 +5,7 @@ given back to the budget once the bytes were taken.
 """
 
 import asyncio
+import atexit
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +49,7 @@ class Engine:
             return Client(config, Pool(config, context, guard), guard, self._stores, self.budget)
 
         self._client = asyncio.run_coroutine_threadsafe(client(), self._loop).result()
+        atexit.register(self.close)  # a worker that ends without it would print of unclosed connections
 
     def check(self) -> None:
         """Raises RunError: the thread is gone, so nothing more will come."""
@@ -72,6 +74,7 @@ class Engine:
 
     def close(self) -> None:
         """End what runs, close the connections, end the thread. More than once is fine."""
+        atexit.unregister(self.close)
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_CLOSE_SECONDS)
             self._loop.call_soon_threadsafe(self._loop.stop)

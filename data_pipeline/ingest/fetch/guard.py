@@ -7,6 +7,7 @@ address that it will go to. The host's name stays in the URL, so `Host` and SNI 
 """
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import time
@@ -44,6 +45,7 @@ _METADATA = _networks("169.254.169.254/32 169.254.170.2/32 100.100.100.200/32 16
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
+@functools.lru_cache(maxsize=4096)
 def may_connect(address: str, allow_private: bool = False) -> bool:
     """Whether an address (not a name) may be connected to.
 

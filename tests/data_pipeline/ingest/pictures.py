@@ -1,5 +1,6 @@
 """Pictures that Pillow does not write: PNGs of any depth, ICC profiles, photograph-like noise, bombs."""
 
+import functools
 import struct
 import zlib
 from collections.abc import Sequence
@@ -61,17 +62,22 @@ def icc(gamma: float, colours: Sequence[Sequence[float]] = ()) -> bytes:
     for name, value in tags:
         table += name + struct.pack(">II", start + len(body), len(value))
         body += value
-    head = struct.pack(">I4sI4s4s4s", start + len(body), b"none", 0x02400000, b"mntr", b"RGB " if colours else b"GRAY", b"XYZ ")
+    head = struct.pack(
+        ">I4sI4s4s4s", start + len(body), b"none", 0x02400000, b"mntr", b"RGB " if colours else b"GRAY", b"XYZ "
+    )
     head += bytes(12) + b"acsp" + bytes(28) + number(0.9642) + number(1.0) + number(0.8249)
     return head.ljust(128, b"\0") + table + body
 
 
+@functools.cache
 def photo(seed: int, width: int, height: int, roughness: float = 1.2) -> Image.Image:
     """Noise with the spectrum of photographs, 1 / frequency ** roughness, in correlated colours."""
     random = np.random.default_rng(seed)
     y, x = np.meshgrid(np.fft.fftfreq(height), np.fft.rfftfreq(width), indexing="ij")
     shape = 1 / np.maximum(np.hypot(x, y), 1 / max(width, height)) ** roughness
-    layers = [np.fft.irfft2(np.fft.rfft2(random.normal(size=(height, width))) * shape, s=(height, width)) for _ in "lab"]
+    layers = [
+        np.fft.irfft2(np.fft.rfft2(random.normal(size=(height, width))) * shape, s=(height, width)) for _ in "lab"
+    ]
     light, a, b = (layer / layer.std() for layer in layers)
     colours = np.stack([light + 0.3 * a, light - 0.1 * a + 0.1 * b, light - 0.3 * b], -1)
     return Image.fromarray(np.clip(np.rint(128 + 45 * colours), 0, 255).astype(np.uint8))

@@ -110,7 +110,9 @@ def test_profiles_become_srgb(kind: str) -> None:
     values = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     values = np.repeat(np.repeat(values, 16, 0), 16, 1)
     profile = icc(2.19921875, ADOBE_RGB)
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}, "AVIF": {"quality": 100}}.get(kind, {})
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}, "AVIF": {"quality": 100}}.get(
+        kind, {}
+    )
     data = encoded(Image.fromarray(values), kind, icc_profile=profile, **options)
     plain = encoded(Image.fromarray(values), kind, **options)
     wanted = to_srgb(pixels(plain) / 255, 2.19921875, ADOBE_RGB)
@@ -141,7 +143,9 @@ def test_grey_profiles(kind: str) -> None:
     wanted = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     assert_close(encoded(ramp, kind, icc_profile=icc(1.5), **options), wanted)
     both = Image.merge("LA", (ramp, Image.new("L", ramp.size, 255)))
-    assert_close(encoded(both, "PNG", icc_profile=icc(1.5)), np.asarray(pixels(encoded(ramp, "PNG", icc_profile=icc(1.5)))), 0)
+    assert_close(
+        encoded(both, "PNG", icc_profile=icc(1.5)), np.asarray(pixels(encoded(ramp, "PNG", icc_profile=icc(1.5)))), 0
+    )
 
 
 def test_srgb_and_broken_profiles_change_nothing() -> None:

@@ -128,7 +128,12 @@ def test_a_jpeg_cut_anywhere_is_corrupt(progressive: bool) -> None:
 def test_what_is_no_picture_says_why() -> None:
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"
     page = b"<html><body>404</body></html>"
-    for data, reason in ((b"", "empty"), (b"hello", "not_a_picture"), (program, "not_a_picture"), (page, "not_a_picture")):
+    for data, reason in (
+        (b"", "empty"),
+        (b"hello", "not_a_picture"),
+        (program, "not_a_picture"),
+        (page, "not_a_picture"),
+    ):
         for call in (lambda d: decode(d, MOST), lambda d: read_header(d, MOST), lambda d: prepare(d, config())):
             with pytest.raises(PictureError) as caught:
                 call(data)

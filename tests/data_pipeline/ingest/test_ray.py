@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from configs.errors import RunError
-from data_pipeline.ingest import job
-from data_pipeline.ingest.job import build, local_ray
+from data_pipeline.ingest import assemble
+from data_pipeline.ingest.job import build
+from data_pipeline.ingest.ray_local import local_ray
 from data_pipeline.ingest.units import process_unit
 from data_pipeline.ingest.verify import verify
 from tests.data_pipeline.conftest import build_recipe, contents, fill
@@ -23,23 +24,24 @@ def test_no_space_on_a_worker_is_one_sentence_and_the_build_goes_on(
     recipe = build_recipe(tmp_path / "photos", tmp_path / "out", ray={"workers": 1})
     whole, number = process_unit, errno.ENOSPC
 
-    def full(output: str, unit: int, *rest: Any) -> Any:
+    def full(work: Any, unit: Any, careful: bool = False) -> Any:
         """Unit 1 finds the disk full; `errno` and the rest travel by value, for workers do not have our tests."""
-        if unit != 1:
-            return whole(output, unit, *rest)
+        if unit.number != 1:
+            return whole(work, unit, careful)
         from pathlib import Path as Here
 
+        from data_pipeline.ingest.unit_file import unit_path
         from data_pipeline.storage import put_file
 
         def write(path: str) -> None:
             Here(path).write_bytes(b"half")
             raise OSError(number, "No space left on device")
 
-        return put_file(str(Here(output, "work", "0000001.parquet")), write)
+        return put_file(unit_path(work.work, 1), write)
 
     with local_ray(recipe.ray):
         with monkeypatch.context() as patch:
-            patch.setattr(job, "process_unit", full)
+            patch.setattr(assemble, "process_unit", full)
             with pytest.raises(RunError) as caught:
                 build(recipe, progress=False)
         assert str(caught.value).startswith("no space is left for ") and "\n" not in str(caught.value)
@@ -48,5 +50,5 @@ def test_no_space_on_a_worker_is_one_sentence_and_the_build_goes_on(
     assert verify(str(tmp_path / "out")).problems == []
     with no_ray():
         build(build_recipe(tmp_path / "photos", tmp_path / "here", ray={"workers": 1}), progress=False)
-    made, here = contents(tmp_path / "out", ["manifest.json"]), contents(tmp_path / "here", ["manifest.json"])
+    made, here = (contents(tmp_path / name, ["manifest.json", "recipe.yaml"]) for name in ("out", "here"))
     assert made == here, "Ray's workers made other bytes than this process"

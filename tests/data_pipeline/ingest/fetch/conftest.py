@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from configs.ingest import FetchConfig
+from data_pipeline.ingest.fetch import client
 from data_pipeline.ingest.fetch.failure import FetchFailure
 from data_pipeline.ingest.fetch.fetcher import Fetcher
 from data_pipeline.ingest.fetch.guard import Network
@@ -29,8 +30,9 @@ def server(one_server: HostileServer) -> HostileServer:
 
 
 @pytest.fixture
-def fetcher() -> Iterator[Made]:
-    """Makes fetchers (settings of FetchConfig, `network`); closes them."""
+def fetcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
+    """Makes fetchers (settings of FetchConfig, `network`) that retry sooner than usual; closes them."""
+    monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.1)
     made: list[Fetcher] = []
 
     def make(*, network: Network | None = None, **settings: Any) -> Fetcher:

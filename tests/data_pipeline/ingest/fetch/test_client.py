@@ -58,7 +58,7 @@ def test_retries_back_off(server: HostileServer, fetcher: Made) -> None:
     target = "/busy.jpg?times=2&status=503"
     assert get(fetcher(retries=2), server.url(target)) == picture()
     first, second, third = [seen.time for seen in server.log.seen if seen.target == target]
-    assert second - first >= 0.5 and third - second >= 1.0
+    assert second - first >= 0.1 and third - second >= 0.2
 
 
 def test_no_more_retries_than_asked_for(server: HostileServer, fetcher: Made) -> None:
@@ -86,10 +86,10 @@ def test_who_asks_to_wait_too_long_is_not_waited_for(server: HostileServer, fetc
 def test_a_host_that_asks_for_rest_gets_it(server: HostileServer, fetcher: Made) -> None:
     """The pictures that wait for their turn are not sent into a server that said when to come again."""
     one = fetcher(per_host=1, robots_txt=False)
-    paths = ["/busy.jpg?after=2", *(f"/good/{n}.jpg" for n in range(3))]
+    paths = ["/busy.jpg?after=1", *(f"/good/{n}.jpg" for n in range(3))]
     assert all(isinstance(r, bytes) for _, r in one.fetch((p, ImageRef(server.url(p))) for p in paths))
     busy, *rest = server.log.seen
-    assert busy.target == paths[0] and all(seen.time - busy.time >= 1.95 for seen in rest)
+    assert busy.target == paths[0] and all(seen.time - busy.time >= 0.95 for seen in rest)
 
 
 def test_redirects_up_to_the_cap(server: HostileServer, fetcher: Made) -> None:

@@ -73,8 +73,8 @@ def test_a_slow_host_does_not_hold_up_the_others(server: HostileServer, fetcher:
 
 
 def test_time_in_the_queue_does_not_count(server: HostileServer, fetcher: Made) -> None:
-    """12 pictures of 0.2 s each, one at a time: 2.4 s in all with a deadline of 1."""
-    results = list(fetcher(per_host=1, deadline=1.0).fetch(refs(server, 12, "/good/slow{}.jpg")))
+    """15 pictures of 0.1 s each, one at a time, with a deadline of 1 s for each."""
+    results = list(fetcher(per_host=1, deadline=1.0).fetch(refs(server, 15, "/good/slow{}.jpg")))
     assert all(isinstance(result, bytes) for _, result in results)
 
 
