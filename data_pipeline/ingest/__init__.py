@@ -23,6 +23,7 @@ careful_child.py  that child
 watchdog.py    ends a worker whose picture takes too long or too much
 filters/       what is not wanted, each with its reason; models that score
 units.py       one unit of work: rows -> outcomes, committed as one file
+making.py      rows of a unit on their way to their outcomes
 unit_file.py   that file
 dedup/         which samples are duplicates, over all units
 cut.py         units in input order -> shards with equal counts
