@@ -10,7 +10,7 @@ pictures: each set (`dedup_pictures.py`) goes through the search by itself: all 
 that is dropped is a false merge. Then every n-th picture and its copies (edited from the full picture, stored at a shortest
 side of 256): recall is the part of copies that the search drops. CPU: `perceptual_hash` of stored pictures, one thread.
 
-exact, near: rows made inside the tasks from their number, in chunks of 250,000; every fifth picture comes twice, far apart;
+exact, near: rows made inside the tasks from their number, in chunks of 50,000; every fifth picture comes twice, far apart;
 so the right answer is known for each row, and all files are checked. Memory is that of this process and of all below it
 (Ray's own too), read every half second: RSS counts shared pages in each process, PSS once in all.
 """
@@ -41,7 +41,7 @@ from data_pipeline.ingest.dedup.perceptual import NEAR_BYTES, perceptual_hash  #
 from data_pipeline.ingest.dedup.run import HASHES, find_drops  # noqa: E402
 from data_pipeline.ingest.ray_local import local_ray  # noqa: E402
 
-CHUNK, SPAN, TWICE = 250_000, 1_000_000, 5
+CHUNK, SPAN, TWICE = 50_000, 1_000_000, 5
 
 
 # ---- pictures

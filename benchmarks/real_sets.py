@@ -4,10 +4,11 @@
     python benchmarks/real_sets.py prepare    write a source of each: a jsonl table, a folder, a csv table
     python benchmarks/real_sets.py build      `looksay data build` on each; prints the table
 
-openclipart: all 8,121 names with title and keywords, unfiltered: palette, grey and 16-bit pictures, 1,221 links to other
-pictures, and 15 (under 16 names) above Pillow's limit for decompression bombs. tuxpaint stamps: cut-outs on transparent ground with their
-English line. gimp-help: figures with their title or caption. Licences: openclipart public domain; tuxpaint GPL-2; gimp-help
-GFDL: all stay in the cache that git ignores. Nothing is dropped here: what is unfit is for the build to find and to count.
+openclipart: all 8,121 names with title and keywords, unfiltered: palette, grey and 16-bit pictures, 1,221 links to
+other pictures, and 15 (under 16 names) above Pillow's limit for decompression bombs. tuxpaint stamps: cut-outs on
+transparent ground with their English line. gimp-help: figures with their title or caption. Licences: openclipart public
+domain; tuxpaint GPL-2; gimp-help GFDL: all stay in the cache that git ignores. Nothing is dropped here: what is unfit
+is for the build to find and to count.
 """
 
 import argparse

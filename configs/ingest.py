@@ -126,14 +126,22 @@ class ImagesConfig(Config):
         "center-crop and border: size x size",
     )
     size: int = Field(256, ge=1, description="pixels")
-    enlarge: bool = Field(False, description="make small pictures larger too (border and canvases always fit)")
+    enlarge: bool = Field(
+        False,
+        description="make small pictures larger too (border and canvases always fit); "
+        "if not, center-crop takes the largest square of a small one",
+    )
     pad: Literal["white", "edge"] = Field(
         "white", description="what fills a border or canvas: white, or the median colour of the picture's own edge"
     )
     format: Literal["jpg", "png", "webp"] = "jpg"
     quality: int = Field(95, ge=1, le=100)
-    passthrough: bool = Field(True, description="keep the source's bytes where nothing has to change")
-    max_pixels: int = Field(89_478_485, ge=1, description="larger pictures are rejected from their header alone")
+    passthrough: bool = Field(
+        True, description="keep the source's bytes, its metadata among them, where nothing has to change"
+    )
+    max_pixels: int = Field(
+        89_478_485, ge=1, le=178_956_970, description="larger pictures are rejected from their header alone"
+    )
     decode_seconds: float = Field(30.0, gt=0, description="longest decoding of one picture before it is rejected")
     decode_memory_mb: int = Field(2048, ge=64, description="most memory that decoding one picture may take")
 

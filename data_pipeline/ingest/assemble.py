@@ -5,8 +5,9 @@ any moment, the same call goes on. No step holds a list of all rows; the driver 
 """
 
 import json
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,6 +31,8 @@ from data_pipeline.storage import configure, join, listdir, read_bytes
 
 COUNTED_TOGETHER = 64
 """Units whose tables one task reads."""
+CHECK_SECONDS = 10.0
+"""Between two looks whether the build is still this driver's."""
 DROPS_SPAN = 1_000_000
 """Input positions of one file of drops."""
 
@@ -47,13 +50,17 @@ class Assembled:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a build works: on what, into what, beside which shards that are published already."""
+    """Where a build works: on what, into what, beside which shards that are published already.
+
+    `check` raises when the build is no longer this driver's.
+    """
 
     recipe: BuildRecipe
     work: str
     published: tuple[str, ...]
     runner: Runner
     log: Progress
+    check: Callable[[], None]
 
 
 def assemble(site: Site, units: Iterable[Unit], count: int, rows: int, *, none_kept: bool = True) -> Assembled:
@@ -63,10 +70,13 @@ def assemble(site: Site, units: Iterable[Unit], count: int, rows: int, *, none_k
         none_kept: write a shard without samples where nothing is kept; else nothing at all.
     """
     _do_units(site, units, count, rows)
+    site.check()
     drops = _drop(site, count)
+    site.check()
     job = CutJob(site.recipe.storage, site.work, site.recipe.output, drops, DROPS_SPAN)
     kept, made = _count(site, job, count)
     if made.kept or none_kept:
+        site.check()
         _cut(site, job, kept, made)
     return made
 
@@ -88,8 +98,12 @@ def _do_units(site: Site, units: Iterable[Unit], count: int, rows: int) -> None:
         # Half a core each: while one unit waits for its last servers, another one decodes.
         waits = recipe.source.type in ("table", "webdataset", "coco")
         try:
+            checked = time.monotonic()
             for _, totals in site.runner.run(process_unit, missing(), cpus=0.5 if waits else 1.0):
                 _note(log, totals)
+                if time.monotonic() - checked > CHECK_SECONDS:
+                    site.check()
+                    checked = time.monotonic()
         finally:
             close_fetchers()
 

@@ -13,6 +13,8 @@ from PIL import Image, ImageCms
 from data_pipeline.ingest.header import BROKEN
 
 ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+STRIP = 2**22
+"""Pixels that are laid on white at a time."""
 SAME = 1
 """A profile whose colours differ from sRGB by no more than this (of 255) is sRGB under another name."""
 
@@ -23,14 +25,13 @@ def to_rgb(picture: Image.Image, profile: bytes | None = None) -> Image.Image:
         picture = _eight_bit(picture)
     if picture.mode in ALPHA or "transparency" in picture.info:
         grey = picture.mode in ("LA", "La")
-        picture = picture.convert("RGBA")
+        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         if profile:
             alpha = picture.getchannel("A")
             base = picture.getchannel("R") if grey else picture.convert("RGB")
             picture = to_srgb(base, profile).convert("RGBA")
             picture.putalpha(alpha)
-        ground = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(ground, picture).convert("RGB")
+        return _on_white(picture)
     if picture.mode == "1":
         picture = picture.convert("L")
     elif picture.mode not in ("L", "RGB", "CMYK"):
@@ -38,16 +39,33 @@ def to_rgb(picture: Image.Image, profile: bytes | None = None) -> Image.Image:
     return to_srgb(picture, profile)
 
 
+def _on_white(picture: Image.Image) -> Image.Image:
+    """RGBA as RGB, strip by strip: three more pictures of that size would not fit beside a large one."""
+    width, height = picture.size
+    out = Image.new("RGB", picture.size)
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        part = picture.crop((0, top, width, min(top + rows, height)))
+        ground = Image.new("RGBA", part.size, "white")
+        out.paste(Image.alpha_composite(ground, part).convert("RGB"), (0, top))
+    return out
+
+
 def _eight_bit(picture: Image.Image) -> Image.Image:
     """Grey of 16 bit, 32 bit or floats -> L."""
     values = np.asarray(picture)
+    scale = np.rint(np.arange(65536) / 257).astype(np.uint8)
     if picture.mode.startswith("I;16"):
         # Only I;16 says how many bits it has: a dark one is dark, not 8-bit.
-        scale = np.rint(np.arange(65536) / 257).astype(np.uint8)
         return Image.fromarray(scale[values.astype(np.uint16, copy=False)])
-    values = np.nan_to_num(values.astype(np.float64))
-    values = values / 257.0 if values.max(initial=0.0) > 255 else values
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    if picture.mode == "F":  # in place: four bytes a pixel are much already
+        values = np.nan_to_num(values.copy(), copy=False)
+        if values.max(initial=0.0) > 255:
+            values /= 257
+        np.rint(np.clip(values, 0, 255, out=values), out=values)
+        return Image.fromarray(values.astype(np.uint8))
+    levels = np.clip(values, 0, 65535).astype(np.uint16)
+    return Image.fromarray(scale[levels] if levels.max(initial=0) > 255 else levels.astype(np.uint8))
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:

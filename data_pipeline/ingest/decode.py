@@ -8,6 +8,7 @@ The header decides before any pixel is decoded. Orientation is applied, transpar
 profiles are turned into sRGB, an animation gives its first frame. What is cut short is refused.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -126,7 +127,9 @@ def _for_canvas(opened: Opened, canvas: Size) -> Image.Image:
     if opened.format == "jpg":
         size = fitted(opened.size, canvas)
         ratio = min(opened.size[0] / size[0], opened.size[1] / size[1])
-        eighths = next((part for part in (1, 2, 4) if ratio * part / 8 >= 2), 8)
+        # Only where columns and rows come out even: a half one would shift the rest.
+        even = math.gcd(*opened.stored, 8)
+        eighths = next((part for part in (1, 2, 4) if ratio * part / 8 >= 2 and even >= 8 // part), 8)
         pixels = jpeg.decode(opened.data, opened.stored, eighths)
         if pixels is not None:
             return Image.fromarray(turn(_in_srgb(opened, pixels), opened.orientation))

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+import uuid
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from configs.errors import UserError
+from configs.errors import RunError, UserError
 from configs.load import tree_difference
 from configs.schema import BuildRecipe
 from data_pipeline.manifest import NAME, Manifest, read_manifest
@@ -32,11 +33,12 @@ OURS = (
 
 @dataclass(frozen=True)
 class Begun:
-    """A build that has begun and not ended."""
+    """A build that has begun and not ended. `start` is another one each time that it is started."""
 
     kind: str
     fingerprint: str
     recipe: dict[str, Any]
+    start: str = ""
 
 
 def look_at(output: str) -> tuple[Manifest | None, Begun | None]:
@@ -57,14 +59,32 @@ def look_at(output: str) -> tuple[Manifest | None, Begun | None]:
     begun = None
     if BEGUN in names:
         said = json.loads(read_bytes(join(output, BEGUN)))
-        begun = Begun(said.get("kind", "build"), said["fingerprint"], said["recipe"])
+        begun = Begun(said.get("kind", "build"), said["fingerprint"], said["recipe"], said.get("start", ""))
     return manifest, begun
+
+
+def new_start() -> str:
+    """A name for this start of a build: no other has it."""
+    return uuid.uuid4().hex
 
 
 def begin(output: str, begun: Begun) -> None:
     """Leave the mark that this folder is ours, before anything else is written."""
-    said = {"kind": begun.kind, "fingerprint": begun.fingerprint, "recipe": begun.recipe}
-    put(join(output, BEGUN), json.dumps(said, sort_keys=True).encode())
+    put(join(output, BEGUN), json.dumps(asdict(begun), sort_keys=True).encode())
+
+
+def still_ours(output: str, start: str) -> None:
+    """Stop where the build was started again meanwhile: this driver was thought dead, and another one goes on.
+
+    What both commit is the same, but only one may clear away what is left.
+
+    Raises:
+        RunError: another start has taken over.
+    """
+    path = join(output, BEGUN)
+    there = json.loads(read_bytes(path)).get("start") if exists(path) else None
+    if there != start:
+        raise RunError(f"the build of {output} was started again elsewhere, and goes on there: this one ends")
 
 
 def tidy(output: str) -> None:

@@ -9,8 +9,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from configs.errors import UserError
 from configs.ingest import RayConfig
@@ -24,8 +25,10 @@ from data_pipeline.ingest.folder import (
     begin,
     identity_of,
     look_at,
+    new_start,
     recipe_changes,
     refusal,
+    still_ours,
     tidy,
 )
 from data_pipeline.ingest.progress import Progress
@@ -57,7 +60,7 @@ def build(recipe: BuildRecipe, *, progress: bool = True, extend: bool = False, r
         )
     found = find_inputs(recipe.source)
     if manifest is not None and not (extend or retry_failed):
-        return _reused(recipe, manifest, found, lists)
+        return _reused(recipe, manifest, begun, found, lists)
     with Progress(recipe.output, recipe.name, bar=progress, held=True) as log, _runner(recipe.ray, log) as runner:
         if manifest is None:
             return _first(recipe, begun, found, runner, log, lists)
@@ -84,7 +87,9 @@ def _runner(config: RayConfig, log: Progress) -> Iterator[Runner]:
         yield OnRay(config, log.note, lambda: log.advance(0))
 
 
-def _reused(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], lists: dict[str, str]) -> Manifest:
+def _reused(
+    recipe: BuildRecipe, manifest: Manifest, begun: Begun | None, found: Sequence[Found], lists: dict[str, str]
+) -> Manifest:
     """The finished dataset, where recipe and inputs are the same; else a refusal that says what is not."""
     changed = recipe_changes(manifest.recipe, recipe) or _other_lists(manifest, lists)
     grown: list[str] = []
@@ -95,7 +100,8 @@ def _reused(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], lis
         grown = stock.changes(before, now)
     if changed or grown:
         raise refusal(recipe.output, [*changed, *grown], extendable=not changed)
-    tidy(recipe.output)
+    if begun is None or begun.kind == "build":  # what another start of a retry or extension needs stays
+        tidy(recipe.output)
     return replace(manifest, reused=True)
 
 
@@ -112,7 +118,8 @@ def _first(
     said = said_of(recipe)
     if begun is not None and (changed := recipe_changes(begun.recipe, recipe)):
         raise refusal(output, changed, extendable=False)
-    begin(output, Begun("build", begun.fingerprint if begun else "", said))
+    start = new_start()
+    begin(output, Begun("build", begun.fingerprint if begun else "", said, start))
     log.release()
     noted = join(join(output, "work"), stock.NAME)
     before = stock.latest(stock.read_segments(noted))
@@ -126,9 +133,9 @@ def _first(
             "the input rows or the lists of its filters are not the same"
         ]
         raise refusal(output, changed, extendable=False)
-    begin(output, Begun("build", fingerprint, said))
+    begin(output, Begun("build", fingerprint, said, start))
     stock.write_segments(noted, [(1, segment) for segment in segments])
-    made = _assemble(recipe, runner, log, fingerprint, segments, 1)
+    made = _assemble(recipe, runner, log, fingerprint, segments, start)
     if not made.kept:
         raise UserError(
             f"all {made.rows} rows of {recipe.name} were rejected: {dict(sorted(made.rejected.items()))}; "
@@ -136,17 +143,21 @@ def _first(
         )
     generation = Generation("build", len(made.entries), made.rows, fingerprint, lists=lists)
     kept_segments = [(1, kept_listing(recipe, segment)) for segment in segments]
-    return publish(recipe, None, generation, made, kept_segments, fingerprint)
+    return publish(recipe, None, generation, made, kept_segments, start)
 
 
 def _assemble(
-    recipe: BuildRecipe, runner: Runner, log: Progress, fingerprint: str, segments: Sequence[Segment], generation: int
+    recipe: BuildRecipe, runner: Runner, log: Progress, fingerprint: str, segments: Sequence[Segment], start: str
 ) -> Assembled:
     units = Units(segments, recipe.unit_size)
-    work = _work(recipe.output, generation, fingerprint)
-    site = Site(whole_paths(recipe), work, (), runner, log)
+    work = _work(recipe.output, 1, fingerprint)
+    site = Site(whole_paths(recipe), work, (), runner, log, _check(recipe, start))
     rows = sum(segment.rows for segment in segments)
     return assemble(site, (units[number] for number in range(len(units))), len(units), rows)
+
+
+def _check(recipe: BuildRecipe, start: str) -> Callable[[], None]:
+    return partial(still_ours, recipe.output, start)
 
 
 def _work(output: str, generation: int, fingerprint: str) -> str:
@@ -163,7 +174,8 @@ def _extend(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], run
         raise refusal(recipe.output, changed, extendable=False)
     old = stock.read_segments(join(recipe.output, stock.NAME))
     rows, number = join(join(recipe.output, "work"), "rows"), manifest.version + 1
-    begin(recipe.output, Begun("extend", "", said_of(recipe)))
+    start = new_start()
+    begin(recipe.output, Begun("extend", "", said_of(recipe), start))
     log.release()
     inputs = inputs_of(recipe, found, rows, runner, list(stock.latest(old).values()), log)
     news = extended(recipe.output, old, inputs, rows)
@@ -172,15 +184,17 @@ def _extend(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], run
         return replace(manifest, reused=True)
     new_inputs = [segment.item for segment in news]
     fingerprint = stock.fingerprint(manifest.fingerprint + identity_of(recipe), new_inputs)
-    begin(recipe.output, Begun("extend", fingerprint, said_of(recipe)))
+    begin(recipe.output, Begun("extend", fingerprint, said_of(recipe), start))
     units = Units(news, recipe.unit_size)
     published = tuple(entry.name for entry in manifest.shards)
-    site = Site(whole_paths(recipe), _work(recipe.output, number, fingerprint), published, runner, log)
+    site = Site(
+        whole_paths(recipe), _work(recipe.output, number, fingerprint), published, runner, log, _check(recipe, start)
+    )
     count = sum(segment.rows for segment in news)
     made = assemble(site, (units[n] for n in range(len(units))), len(units), count)
     generation = Generation("extend", len(made.entries), made.rows, fingerprint)
     kept = [*old, *((number, kept_listing(recipe, segment)) for segment in news)]
-    return publish(recipe, manifest, generation, made, kept, fingerprint)
+    return publish(recipe, manifest, generation, made, kept, start)
 
 
 def _retry(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], runner: Runner, log: Progress) -> Manifest:
@@ -196,21 +210,24 @@ def _retry(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], runn
     number = manifest.version + 1
     fetch = json.dumps(recipe.fetch.model_dump(mode="json"), sort_keys=True)
     fingerprint = hashlib.sha256(f"{manifest.fingerprint}\0retry\0{number}\0{fetch}".encode()).hexdigest()
-    begin(recipe.output, Begun("retry", fingerprint, said_of(recipe)))
+    start = new_start()
+    begin(recipe.output, Begun("retry", fingerprint, said_of(recipe), start))
     log.release()
     rows = join(join(recipe.output, "work"), "rows")
     inputs = inputs_of(recipe, found, rows, runner, list(stock.latest(old).values()), log)
     units = Units(relisted(recipe.output, old, inputs), recipe.unit_size)
     count = sum(1 for _ in units.restricted(failed.positions()))
     published = tuple(entry.name for entry in manifest.shards)
-    site = Site(whole_paths(recipe), _work(recipe.output, number, fingerprint), published, runner, log)
+    site = Site(
+        whole_paths(recipe), _work(recipe.output, number, fingerprint), published, runner, log, _check(recipe, start)
+    )
     made = assemble(site, units.restricted(failed.positions()), count, failed.count, none_kept=False)
     if not made.kept:
         log.note("nothing", rows=made.rows)
         tidy(recipe.output)
         return replace(manifest, reused=True)
     generation = Generation("retry", len(made.entries), made.rows, fingerprint, dict(sorted(failed.reasons.items())))
-    return publish(recipe, manifest, generation, made, old, fingerprint)
+    return publish(recipe, manifest, generation, made, old, start)
 
 
 def _only_plain(recipe: BuildRecipe, option: str) -> None:

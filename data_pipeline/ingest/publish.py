@@ -12,7 +12,7 @@ from configs.load import dump_recipe
 from configs.schema import BuildRecipe
 from data_pipeline.ingest import stock
 from data_pipeline.ingest.assemble import Assembled
-from data_pipeline.ingest.folder import tidy
+from data_pipeline.ingest.folder import still_ours, tidy
 from data_pipeline.ingest.segments import Segment
 from data_pipeline.ingest.statistics import read_totals, shard_statistics, write_statistics
 from data_pipeline.manifest import Generation, Manifest, write_manifest
@@ -26,7 +26,7 @@ def publish(
     generation: Generation,
     made: Assembled,
     segments: Sequence[tuple[int, Segment]],
-    fingerprint: str,
+    start: str,
 ) -> Manifest:
     """Write what describes the dataset; the manifest last, then nothing unfinished is left."""
     output = recipe.output
@@ -44,7 +44,7 @@ def publish(
     said = {name: count for name, count in sorted(rejected.items()) if count}
     manifest = Manifest(
         recipe.name,
-        fingerprint,
+        generation.fingerprint,
         said_of(recipe),
         (*(old.shards if old else ()), *made.entries),
         {
@@ -57,7 +57,9 @@ def publish(
         generations=(*(old.generations if old else ()), generation),
         files=_described(output),
     )
+    still_ours(output, start)
     write_manifest(output, manifest)
+    still_ours(output, start)
     tidy(output)
     return manifest
 

@@ -11,6 +11,7 @@ from configs.errors import UserError
 from configs.ingest import RayConfig
 
 _WORKERS = ("PYTHONSAFEPATH", "RAY_USAGE_STATS_ENABLED", "PYTHONPATH", "WDS_SECURE")
+AUTH = "RAY_AUTH_MODE"
 """Environment that workers inherit; the driver gets its own back."""
 
 
@@ -42,7 +43,7 @@ def local_ray(config: RayConfig) -> Iterator[None]:
         return
     here = os.getcwd()
     neutral = tempfile.mkdtemp(prefix="looksay-ray-")
-    before = {name: os.environ.get(name) for name in _WORKERS}
+    before = {name: os.environ.get(name) for name in (*_WORKERS, AUTH)}
     os.environ |= {
         "PYTHONSAFEPATH": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -79,10 +80,19 @@ def local_ray(config: RayConfig) -> Iterator[None]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _has_token() -> bool:
+    """Whether this user has a token for Ray clusters, where Ray looks for it."""
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(given) or os.path.exists(os.path.expanduser("~/.ray/auth_token"))
+
+
 def _join(address: str) -> None:
     import ray
 
     environment = {name: os.environ[name] for name in _WORKERS if os.environ.get(name)}
+    # `ray start --head` asks for a token as soon as its user has one; `ray.init` shows it only when told to.
+    if AUTH not in os.environ and _has_token():
+        os.environ[AUTH] = "token"
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env={"env_vars": environment})
     except (ConnectionError, ValueError, RuntimeError) as error:

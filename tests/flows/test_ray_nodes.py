@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -78,14 +79,15 @@ def test_nodes_die_and_the_bytes_are_the_same(place: Path) -> None:
 
         def start() -> "subprocess.Popen[bytes]":
             words = nodes.command(0, ["env", "-C", str(place), *command(nodes.head)])
-            return subprocess.Popen(words, env=env, stdout=log, stderr=log)
+            return subprocess.Popen(words, env={**env, **nodes.token}, stdout=log, stderr=log)
 
         driver = start()
         wait_until(lambda: units(place) > total // 10, 120, "the first units")
         nodes.crash(1)
         nodes.boot(1)
         wait_until(lambda: units(place) > total // 4, 120, "units after a node was killed")
-        driver.kill()
+        for process in [*psutil.Process(driver.pid).children(recursive=True), driver]:
+            process.kill()
         driver.wait(30)
         driver = start()
         wait_until(lambda: units(place) > total // 3, 120, "units of the second driver")

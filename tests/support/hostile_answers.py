@@ -121,6 +121,22 @@ async def large(r: Request) -> None:
     r.writer.write(b"%x\r\n" % int(size) + bytes(int(size)) + b"\r\n0\r\n\r\n")
 
 
+async def stall(r: Request) -> None:
+    """/stall.jpg?BYTES come at once, the last one never."""
+    r.head(f"Content-Length: {int(r.query) + 1}")
+    await r.write(bytes(int(r.query)))
+    await asyncio.sleep(3600)
+
+
+async def status(r: Request) -> None:
+    """/status/CODE.jpg, with a page that comes a little later than the headers."""
+    code = int(r.path.split("/")[2].split(".")[0])
+    body = b"" if code in (204, 304) else b"<h1>no</h1>" * 100
+    r.head(f"Content-Length: {len(body)}", status=code, kind="text/html")
+    await asyncio.sleep(0.02)
+    await r.write(body)
+
+
 async def garbage(r: Request) -> None:
     r.writer.write(b"\x00\x01\x02SSH-2.0-OpenSSH\r\n" * 100)
     r.writer.close()
@@ -158,12 +174,14 @@ async def busy(r: Request) -> None:
 
 
 async def part(r: Request) -> None:
-    """A file that is served in parts; /part.jpg?whole: one whose server ignores `Range`."""
+    """A file that is served in parts; ?whole: by a server that ignores `Range`; ?other: that sends another part."""
     span = r.headers.get("range", "").removeprefix("bytes=")
     if not span or r.query == "whole":
         r.send(picture())
         return
     first, last = (int(word) for word in span.split("-"))
+    if r.query == "other":
+        first, last = first + 1, last + 1
     body = picture()[first : last + 1]
     r.send(body, f"Content-Range: bytes {first}-{first + len(body) - 1}/{len(picture())}", status=206)
 
@@ -219,7 +237,8 @@ ANSWERS: dict[str, Callable[[Request], Awaitable[None]]] = {
     "continue": continues,
     "two-lengths": at_once(lambda r: r.send(picture(), "Content-Length: 5")),
     "busy": busy,
-    "status": at_once(lambda r: r.send(b"", status=int(r.path.split("/")[2].split(".")[0]))),  # /status/CODE.jpg
+    "status": status,
+    "stall": stall,
     "opt-out": at_once(  # /opt-out.jpg?LINE|LINE, each an X-Robots-Tag
         lambda r: r.send(
             picture(), *[f"X-Robots-Tag: {line}" for line in urllib.parse.unquote_plus(r.query).split("|")]

@@ -4,6 +4,7 @@ Needs root and `ip` (Debian: iproute2). Nodes share the disk but for /tmp, which
 """
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -33,10 +34,14 @@ def _run(*words: str, check: bool = True) -> None:
 
 
 class RayNodes:
-    """`count` nodes of one processor each; node 0 is the head. A context manager."""
+    """`count` nodes of one processor each; node 0 is the head. A context manager.
+
+    `token`: environment that lets a driver in; nobody else is.
+    """
 
     def __init__(self, count: int, folder: Path):
         self.count, self.folder = count, folder
+        self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "RayNodes":
@@ -96,7 +101,7 @@ class RayNodes:
                 [*space, "--fork", "--kill-child", "bash", "-c", inside + "exec " + " ".join(words)],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **self.token},
             )
 
     def _wait_for_head(self) -> None:

@@ -72,7 +72,7 @@ COARSE_DOUBTS, FINE_DOUBTS = 3, 5
 Keys = tuple[np.ndarray, np.ndarray]
 """(line int64 [m], key uint64 [m])."""
 
-BLOCK = 1 << 15
+BLOCK = 1 << 14
 """Lines at a time: what they need in between is several times their size."""
 
 

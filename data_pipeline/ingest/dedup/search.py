@@ -1,5 +1,6 @@
 """One search, for exact or for near duplicates: rows to buckets, drops to spans of positions, spans to files."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +30,9 @@ from data_pipeline.storage import configure
 
 Load = Callable[[Any], pa.Table]
 
-TASK_BYTES = 96 << 20
-"""Rows that one task takes in, about; it needs a few times as much memory."""
+TASK_BYTES, PIECE_BYTES = 32 << 20, 1 << 19
+"""Rows that one task takes in, about (it needs a few times as much memory): more where the arrays that it exchanges with
+each other task would get smaller than a piece. Ray keeps small ones (100 kB) in the driver's memory."""
 
 SAMPLED = 16
 """Chunks that are looked into to learn how many rows there will be."""
@@ -105,10 +107,11 @@ def mean_rows(exchange: Exchange, chunks: Sequence[Any], load: Load) -> float:
 def search(exchange: Exchange, task: Task, chunks: Sequence[Any], rows: float) -> tuple[dict[str, int], dict[int, str]]:
     """Write the files. Returns dropped rows by kind, and the SHA-256 of each span's file."""
     each = max(1.0, rows * task.kind.row_bytes)  # bytes of a chunk
-    together = max(1, int(TASK_BYTES / each))
+    size = max(TASK_BYTES, math.sqrt(each * len(chunks) * PIECE_BYTES))
+    together = max(1, int(size / each))
     groups: Iterator[Job] = ((chunks[start : start + together], []) for start in range(0, len(chunks), together))
-    partitions = max(1, -int(-each * len(chunks) // TASK_BYTES))
-    spans = max(1, -int(-rows * DROP.itemsize * len(chunks) // TASK_BYTES))
+    partitions = max(1, math.ceil(each * len(chunks) / size))
+    spans = max(1, math.ceil(rows * DROP.itemsize * len(chunks) / size))
     spread = [refs for _, refs in exchange.run(partial(_spread, task), groups, partitions)]
     buckets = ((None, column) for column in columns(spread))
     drops = [refs for _, refs in exchange.run(partial(_find, task), buckets, spans)]

@@ -22,7 +22,7 @@ from yarl import URL
 from configs.ingest import FetchConfig
 from data_pipeline.ingest.fetch import robots
 from data_pipeline.ingest.fetch.address import parse_url
-from data_pipeline.ingest.fetch.body import Room, read_body
+from data_pipeline.ingest.fetch.body import Room, read_body, too_large
 from data_pipeline.ingest.fetch.budget import Budget
 from data_pipeline.ingest.fetch.failure import Failed
 from data_pipeline.ingest.fetch.guard import Guard
@@ -72,6 +72,8 @@ class Client:
             Failed: for any reason but the clock.
         """
         url = parse_url(text, self._guard.may_connect)
+        if part and part[1] > self._config.max_bytes:
+            raise too_large(self._config.max_bytes)
         for attempt in range(self._config.retries + 1):
             try:
                 return await self._follow(url, part, room)
@@ -133,6 +135,8 @@ class Client:
             await _drain(response)
             raise _status(response)
         body = await read_body(response, part[1] if part else self._config.max_bytes, room, self._threads)
+        if part and not response.headers.get("Content-Range", "").startswith(f"bytes {part[0]}-"):
+            raise Failed("bad_answer", "another part than the one asked for")
         if part and len(body) != part[1]:
             raise Failed("truncated", f"{len(body)} of {part[1]} bytes")
         return body

@@ -6,6 +6,7 @@ given back to the budget once the bytes were taken.
 
 import asyncio
 import atexit
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -75,13 +76,16 @@ class Engine:
     def close(self) -> None:
         """End what runs, close the connections, end the thread. More than once is fine."""
         atexit.unregister(self.close)
-        if self._thread.is_alive():
+        if not self._thread.is_alive():
+            return
+        with contextlib.suppress(TimeoutError):  # what hangs ends with the process: the thread is a daemon
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_CLOSE_SECONDS)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(_CLOSE_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CLOSE_SECONDS)
+        if not self._thread.is_alive():
             self._loop.close()
-            self._names.close()
-            self._stores.close()
+        self._names.close()
+        self._stores.close()
 
     async def _close(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}

@@ -20,16 +20,16 @@ class Threads:
         self._name, self._limit = name, limit
         self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._started = 0
-        self._idle = 0
+        self._open = 0  # tasks that wait or run
         self._lock = threading.Lock()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
         with self._lock:
-            start = self._idle <= self._tasks.qsize() and self._started < self._limit
-            if start:
-                self._started += 1
-                number = self._started
+            self._open += 1
+            start = self._started < min(self._open, self._limit)
+            self._started += start
+            number = self._started
         self._tasks.put((future, call))
         if start:
             threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
@@ -41,20 +41,14 @@ class Threads:
             self._tasks.put(None)
 
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
-            task = self._tasks.get()
-            with self._lock:
-                self._idle -= 1
-            if task is None:
-                return
+        while (task := self._tasks.get()) is not None:
             future, call = task
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = call()
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = call()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+            with self._lock:
+                self._open -= 1

@@ -57,16 +57,29 @@ def icc(gamma: float, colours: Sequence[Sequence[float]] = ()) -> bytes:
         tags += [(name + b"TRC", curve) for name in (b"r", b"g", b"b")]
     else:
         tags += [(b"kTRC", curve)]
+    return _profile(b"mntr", b"RGB " if colours else b"GRAY", b"XYZ ", tags)
+
+
+def icc_black_only() -> bytes:
+    """A printer's profile for which cyan, magenta and yellow are invisible, and black darkens L* in proportion."""
+    straight = bytes(range(256))
+    grid = b"".join(bytes([0 if corner % 2 else 255, 128, 128]) for corner in range(16))
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0])
+    lut += b"".join(struct.pack(">i", 65536 * (row == column)) for row in range(3) for column in range(3))
+    white = b"XYZ \0\0\0\0" + struct.pack(">iii", round(0.9642 * 65536), 65536, round(0.8249 * 65536))
+    return _profile(b"prtr", b"CMYK", b"Lab ", [(b"wtpt", white), (b"A2B0", lut + straight * 4 + grid + straight * 3)])
+
+
+def _profile(kind: bytes, space: bytes, between: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
     table, body = struct.pack(">I", len(tags)), b""
     start = 128 + 4 + 12 * len(tags)
     for name, value in tags:
+        value += b"\0" * (-len(value) % 4)
         table += name + struct.pack(">II", start + len(body), len(value))
         body += value
-    head = struct.pack(
-        ">I4sI4s4s4s", start + len(body), b"none", 0x02400000, b"mntr", b"RGB " if colours else b"GRAY", b"XYZ "
-    )
-    head += bytes(12) + b"acsp" + bytes(28) + number(0.9642) + number(1.0) + number(0.8249)
-    return head.ljust(128, b"\0") + table + body
+    head = struct.pack(">I4sI4s4s4s", start + len(body), b"none", 0x02400000, kind, space, between)
+    light = b"".join(struct.pack(">i", round(value * 65536)) for value in (0.9642, 1.0, 0.8249))
+    return (head + bytes(12) + b"acsp" + bytes(28) + light).ljust(128, b"\0") + table + body
 
 
 @functools.cache

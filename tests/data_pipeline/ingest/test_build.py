@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.errors import UserError
+from configs.errors import RunError, UserError
 from data_pipeline.ingest import assemble, job
 from data_pipeline.ingest.job import build
 from data_pipeline.ingest.tasks import InProcess
@@ -230,6 +230,35 @@ def test_a_late_double_of_a_unit_changes_nothing(tmp_path: Path) -> None:
     assert not first.commit(path).reused
     late = second.commit(path)
     assert late.reused and dict(late.rejected) == {"fetch/timeout": 1}
+
+
+def test_a_driver_that_was_thought_dead_leaves_the_build_to_the_other(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one driver stands still a second one is started: the first ends, and clears nothing away."""
+    out, inner = tmp_path / "out", []
+    recipe = build_recipe(mixed, out)
+    real = assemble.count_units
+
+    def stands_still(work: Any, numbers: range) -> Any:
+        if not inner:
+            inner.append(True)
+            with monkeypatch.context() as patch:  # the second one is killed in its cut
+                patch.setattr(assemble, "write_shard", _raises)
+                with pytest.raises(Killed):
+                    build(recipe, progress=False)
+        return real(work, numbers)
+
+    monkeypatch.setattr(assemble, "count_units", stands_still)
+    with pytest.raises(RunError, match="was started again elsewhere"):
+        build(recipe, progress=False)
+    assert len(list(out.rglob("*.unit"))) == 8, "the first driver has cleared away what the second one needs"
+    assert not build(recipe, progress=False).reused
+    assert verify(str(out)).problems == []
+
+
+def _raises(*args: Any) -> Any:
+    raise Killed
 
 
 def test_a_finished_build_is_reused(mixed: Path, tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ import sys, time
 from data_pipeline.ingest.watchdog import Watchdog
 watchdog = Watchdog(64)
 what = sys.argv[1]
+there_before = b"x" * (100 << 20)
 end = time.process_time() + (0.5 if what == "fine" else 30)
 for _ in range(3):
     with watchdog.limit(0.6 if what == "time" else 20):

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 from configs.ingest import ImagesConfig
 from data_pipeline.ingest.decode import decode, pixels_of
 from tests.data_pipeline.conftest import encoded, noise
-from tests.data_pipeline.ingest.pictures import ADOBE_RGB, SRGB, icc, photo, png
+from tests.data_pipeline.ingest.pictures import ADOBE_RGB, SRGB, icc, icc_black_only, photo, png
 
 CLOSE = 2
 
@@ -65,6 +65,12 @@ def test_grey_of_other_depths() -> None:
     assert (pixels(encoded(Image.new("1", (4, 4), 1))) == 255).all()
     floats = np.array([[0.0, 100.0], [np.nan, 255.0]], np.float32)
     assert pixels(encoded(Image.fromarray(floats), "TIFF"))[..., 0].tolist() == [[0, 100], [0, 255]]
+    signed = np.array([[-5, 0, 100], [255, 1, 2]], np.int32)
+    assert pixels(encoded(Image.fromarray(signed), "TIFF"))[..., 1].tolist() == [[0, 0, 100], [255, 1, 2]]
+    deep = np.array([[-5, 257, 65535], [70000, 2570, 0]], np.int32)
+    assert pixels(encoded(Image.fromarray(deep), "TIFF"))[..., 1].tolist() == [[0, 1, 255], [255, 10, 0]]
+    light = np.array([[0.0, 25700.0, -1.0, 1e9]], np.float32)
+    assert pixels(encoded(Image.fromarray(light), "TIFF"))[..., 2].tolist() == [[0, 100, 0, 255]]
     ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     assert_close(encoded(Image.fromarray(ramp), "TIFF"), np.repeat(ramp[..., None] / 257, 3, -1), 0.51)
 
@@ -165,9 +171,17 @@ def test_srgb_and_broken_profiles_change_nothing() -> None:
         assert pixels(encoded(picture, "PNG", icc_profile=bytes(spoiled))).shape == plain.shape
 
 
-def test_a_cmyk_profile_is_used() -> None:
-    """A profile of another colour space than the pixels is passed over; what Pillow holds to be none as well."""
-    picture = Image.new("CMYK", (16, 16), (0, 128, 255, 30))
-    plain = pixels(encoded(picture, "JPEG", quality=100))
-    assert np.array_equal(pixels(encoded(picture, "JPEG", quality=100, icc_profile=icc(1.8, ADOBE_RGB))), plain)
-    assert Image.open(io.BytesIO(encoded(picture, "JPEG"))).mode == "CMYK"
+def test_profiles_of_inks() -> None:
+    """Black alone counts: L* = 100 (1 - K), by the formula of L*. One of another colour space is passed over."""
+    inks = np.array([[(255, 0, 0, 0), (0, 255, 255, 64), (9, 9, 9, 128), (0, 0, 0, 200), (90, 0, 50, 255)]], np.uint8)
+    blocks = np.repeat(np.repeat(inks, 16, 0), 16, 1)
+    picture = Image.frombytes("CMYK", blocks.shape[1::-1], blocks.tobytes())
+    light = (100 * (1 - blocks[..., 3:] / 255) + 16) / 116
+    linear = np.where(light > 6 / 29, light**3, 3 * (6 / 29) ** 2 * (light - 4 / 29))
+    wanted = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    for kind, options in (("JPEG", {"quality": 100, "subsampling": 0}), ("TIFF", {})):
+        plain = encoded(picture, kind, **options)
+        assert Image.open(io.BytesIO(plain)).mode == "CMYK"
+        assert_close(encoded(picture, kind, icc_profile=icc_black_only(), **options), np.repeat(wanted, 3, -1))
+        other = encoded(picture, kind, icc_profile=icc(1.8, ADOBE_RGB), **options)
+        assert np.array_equal(pixels(other), pixels(plain))

@@ -58,6 +58,7 @@ def test_orientation_is_applied(orientation: int) -> None:
         png(np.asarray(stored), 2, after=chunk(b"eXIf", body)),
         encoded(stored, "WEBP", lossless=True, exif=exif),
         encoded(stored, "TIFF", exif=exif),
+        encoded(stored, "TIFF", tiffinfo={274: orientation, 700: b"<x:xmpmeta/>"}),
     ):
         assert np.array_equal(pixels(data), wanted)
         header = read_header(data, MOST)
@@ -167,7 +168,20 @@ def test_what_needs_no_change_keeps_its_bytes(kind: str, mode: str) -> None:
 
 @pytest.mark.parametrize(
     "why",
-    ["turned", "too large", "profile", "alpha", "transparent colour", "16 bit", "4 bit", "CMYK", "warning", "canvas"],
+    [
+        "turned",
+        "too large",
+        "profile",
+        "alpha",
+        "alpha in WebP",
+        "transparent colour",
+        "16 bit",
+        "4 bit",
+        "CMYK",
+        "warning",
+        "frames",
+        "canvas",
+    ],
 )
 def test_what_has_to_change_is_written_anew(why: str) -> None:
     """Each of these would be shown otherwise than its pixels say, or is not just a picture."""
@@ -181,6 +195,8 @@ def test_what_has_to_change_is_written_anew(why: str) -> None:
         data = encoded(picture, "JPEG", icc_profile=icc(1.0, ((0.6, 0.3, 0), (0.2, 0.6, 0.1), (0.1642, 0.1, 0.7249))))
     elif why == "alpha":
         data, form = encoded(picture.convert("RGBA")), "png"
+    elif why == "alpha in WebP":
+        data, form = encoded(picture.convert("RGBA").rotate(30), "WEBP"), "webp"
     elif why == "transparent colour":
         data, form = encoded(picture, "PNG", transparency=(1, 2, 3)), "png"
     elif why == "16 bit":
@@ -191,6 +207,8 @@ def test_what_has_to_change_is_written_anew(why: str) -> None:
         data = encoded(picture.convert("CMYK"), "JPEG")
     elif why == "warning":
         data = data[:20] + b"\0\0" + data[20:]  # bytes between segments: viewers pass over them
+    elif why == "frames":
+        data = encoded(picture, "MPO", save_all=True, append_images=[picture])
     elif why == "canvas":
         canvas = (40, 30)
     stored = prepare(data, config(format=form, **options), canvas)

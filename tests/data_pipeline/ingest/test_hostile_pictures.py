@@ -134,7 +134,7 @@ def test_a_bomb_is_refused_from_its_header(width: int, height: int, monkeypatch:
 
 @pytest.mark.parametrize("name", [b"iCCP", b"zTXt", b"iTXt"])
 def test_texts_and_profiles_that_inflate(name: bytes) -> None:
-    """30 chunks of 1 kB that hold 1 MB each: refused, or passed over, before they add up."""
+    """30 chunks of 1 kB that hold 1 MB each, or one of 50 MB: refused before they add up."""
     body = zlib.compress(bytes(2**20 - 100), 9)
     head = {b"iCCP": b"p\0\0", b"zTXt": b"k\0\0", b"iTXt": b"k\0\x01\0\0\0"}[name]
     many = b"".join(chunk(name, head + body) for _ in range(30))
@@ -142,10 +142,12 @@ def test_texts_and_profiles_that_inflate(name: bytes) -> None:
     for extra in (many, one):
         data = bomb(4, 4, extra)
         assert len(data) < 100_000
-        try:
+        if name == b"iCCP" and extra is many:  # only the last of them is kept
+            assert read_header(data, MOST).width == 4
+            continue
+        with pytest.raises(PictureError) as caught:
             read_header(data, MOST)
-        except PictureError as error:
-            assert error.reason == "not_a_picture"
+        assert caught.value.reason == "not_a_picture"
 
 
 def test_scans_without_end() -> None:

@@ -88,14 +88,14 @@ def test_published_rows_are_never_dropped_and_come_first(tmp_path: Path) -> None
 def test_a_row_is_dropped_for_one_that_is_dropped_itself(tmp_path: Path) -> None:
     """a ~ b and b ~ c but not a ~ c: c is b's copy, and b is named, although b goes for a."""
     a, b, c = (perceptual_hash(brighter(picture(5), levels)) for levels in (0, 3, 6))
-    for number, (look, drops) in enumerate(
+    for number, (look, dropped) in enumerate(
         (
             ([a, b, c], {1: (0, "near"), 2: (1, "near")}),
             ([a, c, b], {2: (0, "near")}),
             ([b, c, a], {1: (0, "near"), 2: (0, "near")}),
         )
     ):
-        assert found(tmp_path / f"{number}", [hashes([0, 1, 2], look=look)], {"near": True}) == drops
+        assert found(tmp_path / f"{number}", [hashes([0, 1, 2], look=look)], {"near": True}) == dropped
 
 
 def test_an_exact_duplicate_is_no_near_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from data_pipeline.ingest.fetch.body import SMALL, Room
 from data_pipeline.ingest.fetch.budget import Budget
 
 
@@ -46,6 +47,24 @@ def test_who_gives_up_leaves_nothing_behind() -> None:
         assert await waiting[2] == 6
         assert budget.taken == 6
         budget.give_back(6)
+        assert budget.taken == 0
+
+    asyncio.run(run())
+
+
+def test_a_picture_that_grows_gives_back_what_it_held() -> None:
+    """Else two that hold some and wait for more would wait for each other."""
+
+    async def run() -> None:
+        budget = Budget(4 * SMALL)
+        async with asyncio.timeout(5) as clock:
+            room = Room(budget, clock)
+            await room.need(SMALL)
+            assert budget.taken == 0, "small ones need none"
+            await room.need(2 * SMALL)
+            await room.need(4 * SMALL)
+            assert budget.taken == 4 * SMALL
+            room.release()
         assert budget.taken == 0
 
     asyncio.run(run())

@@ -129,18 +129,31 @@ def test_room_is_given_back_by_failures_and_by_who_gives_up(
     one = fetcher(max_bytes=size, robots_txt=False)
     failures = list(one.fetch(refs(server, 5, "/endless.jpg?{}")))
     assert {result.reason for _, result in failures if isinstance(result, FetchFailure)} == {"too_large"}
+    budget = one._engine.budget  # type: ignore[union-attr]
+    wait_until(lambda: budget.taken == 0)
     stream = one.fetch(refs(server, 9, f"/large.jpg?{size}&a={{}}"))
     next(stream)
     stream.close()
-    budget = one._engine.budget  # type: ignore[union-attr]
     wait_until(lambda: budget.taken == 0)
+
+
+def test_a_failure_that_nobody_took_yet_holds_no_room(server: HostileServer, fetcher: Made) -> None:
+    one = fetcher(deadline=0.7, robots_txt=False)
+    stream = one.fetch([*refs(server, 1), *refs(server, 1, f"/stall.jpg?{2 * SMALL}")])
+    assert next(stream) == (0, picture())
+    budget = one._engine.budget  # type: ignore[union-attr]
+    wait_until(lambda: budget.taken == 2 * SMALL + 1)
+    wait_until(lambda: budget.taken == 0)
+    assert reason(next(stream)[1]) == "deadline"
 
 
 def test_giving_up_ends_what_is_in_flight(server: HostileServer, fetcher: Made) -> None:
     one = fetcher(deadline=60.0, robots_txt=False)
-    stream = one.fetch([*refs(server, 20, "/silent.jpg?{}"), *refs(server, 1, host="127.0.0.2")])
+    stream = one.fetch([*refs(server, 20, "/trickle.jpg?{}"), *refs(server, 1, host="127.0.0.2")])
     assert next(stream) == (0, picture())
+    assert server.log.running
     stream.close()
+    wait_until(lambda: not server.log.running)
     assert {key for key, _ in one.fetch(refs(server, 3, host="127.0.0.3"))} == {0, 1, 2}
     start = time.monotonic()
     one.close()
