@@ -11,7 +11,7 @@ from configs.errors import RunError, UserError
 from configs.load import tree_difference
 from configs.schema import BuildRecipe
 from data_pipeline.manifest import NAME, Manifest, read_manifest
-from data_pipeline.storage import TEMPORARY, exists, is_remote, join, listdir, put, read_bytes, remove, remove_tree
+from data_pipeline.storage import TEMPORARY, exists, glob, is_remote, join, listdir, put, read_bytes, remove, remove_tree
 
 BEGUN = "build.json"
 FREE = ("output", "name", "ray", "storage")
@@ -52,7 +52,7 @@ def look_at(output: str) -> tuple[Manifest | None, Begun | None]:
     names = [name for name in listdir(output) if not name.startswith(TEMPORARY)]
     # Without a mark of ours, tars and parquet files are somebody's too, and `work` is their folder.
     ours = OURS if BEGUN in names or NAME in names else ()
-    foreign = [name for name in names if not name.endswith(ours)]
+    foreign = [name for name in names if not name.endswith(ours) and not _is_empty(join(output, name))]
     if foreign:
         raise UserError(f"output {output} holds something else ({', '.join(foreign[:3])}): choose an empty folder")
     manifest = read_manifest(output) if NAME in names else None
@@ -61,6 +61,11 @@ def look_at(output: str) -> tuple[Manifest | None, Begun | None]:
         said = json.loads(read_bytes(join(output, BEGUN)))
         begun = Begun(said.get("kind", "build"), said["fingerprint"], said["recipe"], said.get("start", ""))
     return manifest, begun
+
+
+def _is_empty(path: str) -> bool:
+    """A name under which there is nothing: some object stores still list the folder of what was removed."""
+    return is_remote(path) and not glob(f"{path}/**") and not exists(path)
 
 
 def new_start() -> str:

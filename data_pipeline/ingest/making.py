@@ -24,6 +24,8 @@ from data_pipeline.sample import Reject, Sample, key_of
 SLICE = 128
 """Rows read at a time: pictures that stand in the source itself are in memory for so many rows, not for the unit."""
 RECENT_BYTES = 64 * 2**20
+FATAL = ("timeout", "memory", "crashed")
+"""What a picture did to the child that decoded it."""
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 """Stands for pixels that are not kept; who needs them decodes what is stored."""
 
@@ -111,21 +113,35 @@ class Making:
         self._fill(row, number, stored, sha)
 
     def _picture(self, data: bytes, sha: bytes, ref: ImageRef) -> Stored | Reject:
-        images = self.recipe.images
         try:
-            if self.measured:
-                header = read_header(data, images.max_pixels)
-                reject = self.filters.before_decode(sha, header.width, header.height)
-                if reject is not None:
-                    return reject
             if self.child is not None:
-                return self.child.prepare(data, images, ref.canvas)
+                return self._carefully(self.child, data, sha, ref)
             if self.watchdog is None:
-                return prepare(data, images, ref.canvas)
-            with self.watchdog.limit(images.decode_seconds):
-                return prepare(data, images, ref.canvas)
+                return self._unwanted(data, sha) or prepare(data, self.recipe.images, ref.canvas)
+            with self.watchdog.limit(self.recipe.images.decode_seconds):
+                return self._unwanted(data, sha) or prepare(data, self.recipe.images, ref.canvas)
         except PictureError as error:
             return Reject("decode", error.reason, str(error))
+
+    def _unwanted(self, data: bytes, sha: bytes) -> Reject | None:
+        """What the rules say of a picture's size, from its header, and of its bytes."""
+        if not self.measured:
+            return None
+        header = read_header(data, self.recipe.images.max_pixels)
+        return self.filters.before_decode(sha, header.width, header.height)
+
+    def _carefully(self, child: Careful, data: bytes, sha: bytes, ref: ImageRef) -> Stored | Reject:
+        """The same outcome, but the child sees the bytes first: even a header may be what killed the worker."""
+        try:
+            stored = child.prepare(data, self.recipe.images, ref.canvas)
+        except PictureError as error:
+            if error.reason in FATAL:
+                raise
+            reject = self._unwanted(data, sha)
+            if reject is None:
+                raise
+            return reject
+        return self._unwanted(data, sha) or stored
 
     def _fill(self, row: _Row, number: int, stored: Stored | Reject, sha: bytes) -> None:
         row.slots[number], row.hashes[number] = stored, sha

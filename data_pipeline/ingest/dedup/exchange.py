@@ -20,7 +20,7 @@ RETRIES = 6
 """Times that Ray starts a task again whose worker or node is lost."""
 
 GET_SECONDS = 3600.0
-"""Longest wait for one array: what was spilled on a lost node is made again meanwhile."""
+"""Longest wait for one task, or one array: what was on a lost node is made again meanwhile."""
 
 Arrays = Iterable[np.ndarray]
 Work = Callable[[Any, Arrays, int], tuple[Any, Sequence[np.ndarray]]]
@@ -34,7 +34,7 @@ class Exchange(Protocol):
     """Runs work. A reference is good for as long as somebody holds it."""
 
     def run(self, work: Work, jobs: Iterable[Job], partitions: int) -> Iterator[tuple[Any, list[Any]]]:
-        """(value, references) of each job, in order."""
+        """(value, references) of each job, as they are done."""
 
 
 def columns(rows: list[list[Any]]) -> Iterator[list[Any]]:
@@ -99,16 +99,20 @@ class OnRay:
         import ray
 
         task = ray.remote(max_retries=RETRIES, num_returns=1 + partitions)(_run)
-        width = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
-        coming, flying = iter(jobs), []  # type: ignore[var-annotated]
+        # No more than run at once: a task that waits for an array gives its core away, and the next one would start.
+        width = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        coming, flying = iter(jobs), {}  # type: ignore[var-annotated]
         while True:
             for item, refs in itertools.islice(coming, width - len(flying)):
-                made = task.remote(work, item, refs, partitions)
-                flying.append(made if partitions else [made])
+                value, *arrays = (
+                    task.remote(work, item, refs, partitions) if partitions else [task.remote(work, item, refs, 0)]
+                )
+                flying[value] = arrays
             if not flying:
                 return
-            value = _value(flying[0][0])
-            yield value, flying.pop(0)[1:]
+            ready, _ = ray.wait(list(flying), timeout=GET_SECONDS)
+            for ref in ready or list(flying)[:1]:  # none in all that time: its value says so
+                yield _value(ref), flying.pop(ref)
 
 
 def _run(work: Work, item: Any, refs: list[Any], partitions: int) -> Any:
@@ -131,7 +135,7 @@ def _value(ref: Any) -> Any:
     import ray
 
     try:
-        return ray.get(ref, timeout=GET_SECONDS)
+        return ray.get(ref, timeout=10)
     except ray.exceptions.GetTimeoutError:
         raise RunError(
             f"a step of dedup did not end within {GET_SECONDS:.0f} s: look at Ray's nodes; the same command goes on"
