@@ -20,7 +20,7 @@ RETRIES = 6
 """Times that Ray starts a task again whose worker or node is lost."""
 
 GET_SECONDS = 3600.0
-"""Longest wait for one task, or one array: what was on a lost node is made again meanwhile."""
+"""Longest wait for a task: what was on a lost node is made again meanwhile."""
 
 Arrays = Iterable[np.ndarray]
 Work = Callable[[Any, Arrays, int], tuple[Any, Sequence[np.ndarray]]]
@@ -99,14 +99,12 @@ class OnRay:
         import ray
 
         task = ray.remote(max_retries=RETRIES, num_returns=1 + partitions)(_run)
-        # No more than run at once: a task that waits for an array gives its core away, and the next one would start.
-        width = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        width = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
         coming, flying = iter(jobs), {}  # type: ignore[var-annotated]
         while True:
             for item, refs in itertools.islice(coming, width - len(flying)):
-                value, *arrays = (
-                    task.remote(work, item, refs, partitions) if partitions else [task.remote(work, item, refs, 0)]
-                )
+                made = task.remote(work, item, partitions, *refs)
+                value, *arrays = made if partitions else [made]
                 flying[value] = arrays
             if not flying:
                 return
@@ -115,19 +113,10 @@ class OnRay:
                 yield _value(ref), flying.pop(ref)
 
 
-def _run(work: Work, item: Any, refs: list[Any], partitions: int) -> Any:
-    value, arrays = work(item, _Objects(refs), partitions)
-    return (value, *arrays) if partitions else value
-
-
-class _Objects:
-    def __init__(self, refs: list[Any]):
-        self.refs = refs
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        import ray
-
-        return (ray.get(ref, timeout=GET_SECONDS) for ref in self.refs)
+def _run(work: Work, item: Any, partitions: int, *arrays: np.ndarray) -> Any:
+    """Arrays are arguments, not asked for in here: Ray starts no task before they are there, so none waits on a core."""
+    value, made = work(item, arrays, partitions)
+    return (value, *made) if partitions else value
 
 
 def _value(ref: Any) -> Any:
