@@ -282,7 +282,7 @@ def main() -> int:
     args = parser.parse_args()
     print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, Python {platform.python_version()}\n", flush=True)
     if args.what == "pictures":
-        pictures(args.sets, {"photos": 10, "emoji": 2, "stamps": 1, "manual": 2}, args.list)
+        pictures(args.sets, {"photos": 20, "emoji": 2, "stamps": 1, "manual": 2}, args.list)
         return 0
     return 0 if search(args.what, args.rows, args.in_process) else 1
 

@@ -11,7 +11,18 @@ from configs.errors import RunError, UserError
 from configs.load import tree_difference
 from configs.schema import BuildRecipe
 from data_pipeline.manifest import NAME, Manifest, read_manifest
-from data_pipeline.storage import TEMPORARY, exists, glob, is_remote, join, listdir, put, read_bytes, remove, remove_tree
+from data_pipeline.storage import (
+    TEMPORARY,
+    exists,
+    glob,
+    is_remote,
+    join,
+    listdir,
+    put,
+    read_bytes,
+    remove,
+    remove_tree,
+)
 
 BEGUN = "build.json"
 FREE = ("output", "name", "ray", "storage")

@@ -50,7 +50,9 @@ def test_every_hostile_answer_has_its_reason(tmp_path: Path) -> None:
         began = time.monotonic()
         manifest = build(recipe, progress=False)
         seconds = time.monotonic() - began
-    told = [None if row["outcome"] == "kept" else f"{row['stage']}/{row['reason']}" for row in outcomes(tmp_path / "out")]
+    told = [
+        None if row["outcome"] == "kept" else f"{row['stage']}/{row['reason']}" for row in outcomes(tmp_path / "out")
+    ]
     wanted = [f"fetch/{reason}" if reason else BROKEN.get(path) for path, reason in CASES.items()]
     ours = ["source/file_url", "source/outside_image_root", "fetch/private_address", "source/scheme"]
     assert dict(zip(urls, told, strict=True)) == dict(zip(urls, [*wanted, *ours], strict=True))

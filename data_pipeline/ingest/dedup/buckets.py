@@ -77,7 +77,7 @@ def find_in(pieces: Iterable[np.ndarray], rule: Rule, limit: int) -> np.ndarray:
     held: list[np.ndarray] = []
     size, allowed, whole = 0, limit, True
     for piece in pieces:
-        held.append(np.array(piece))
+        held.append(piece)
         size += piece.nbytes
         if size > allowed:
             # A picture that half the world posted: only the earliest rows of its bucket are kept, and all rows are

@@ -24,7 +24,7 @@ STEPS = np.array([2, 6.5, 12.5, 21, 34, 55, 89]) * 16
 SHAPE_STEPS = 2
 """Shapes of copies are at most this far apart: a side of 43 pixels that had to be rounded makes half a step."""
 
-LUMA_TOLERANCE, CHROMA_TOLERANCE = (300, 9), (400, 20)
+LUMA_TOLERANCE, CHROMA_TOLERANCE = (300, 9), (300, 15)
 """Most difference of copies in hundredths of a level, and what each level of contrast with the neighbours adds."""
 
 PLAIN = 2

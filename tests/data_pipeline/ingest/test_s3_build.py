@@ -53,7 +53,7 @@ def test_from_s3_into_s3_as_from_disk_to_disk(s3: S3Server, s3_folder: str, tmp_
     manifest = build(recipe, progress=False)
     assert manifest.totals["rejected"] == {"dedup/exact": 1, "fetch/not_found": 2}
     assert found(output) == wanted
-    assert not storage.glob(f"{output}/work/**") and not storage.exists(f"{output}/build.json")
+    assert not storage.glob(join(join(output, "work"), "**")) and not storage.exists(f"{output}/build.json")
     assert verify(output).problems == []
     assert Dataset(output).conversation(0).text == "number 0"
     assert build(recipe, progress=False).reused
@@ -63,9 +63,7 @@ def test_from_s3_into_s3_as_from_disk_to_disk(s3: S3Server, s3_folder: str, tmp_
 
 
 @pytest.mark.parametrize("after", [1, 4, 8, 14, 22])
-def test_killed_on_s3_the_same_bytes(
-    after: int, s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_on_s3_the_same_bytes(after: int, s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from data_pipeline.ingest import cut, folder, publish, stock, unit_file
 
     fill(s3_folder, 16)
@@ -97,7 +95,9 @@ def test_killed_on_s3_the_same_bytes(
     assert found(f"{s3_folder}/out") == wanted
 
 
-def test_keys_that_may_not_write_are_one_sentence(s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_may_not_write_are_one_sentence(
+    s3: S3Server, s3_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(s3_folder, 3)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.read_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.read_secret)
