@@ -221,13 +221,17 @@ def test_a_dry_run_writes_nothing(command: str, world: Path, capsys: pytest.Capt
     assert not Path("runs").exists() and not os.path.exists("demo")
 
 
+SHELL = re.compile(r"(?:\s{2,}|\s[>#|&]|;)(?=(?:[^']*'[^']*')*[^']*$)")
+"""Where a command of a line ends: at a comment or an operator that no quotes are around."""
+
+
 def documented() -> list[str]:
     """Commands in the fenced blocks of README, CONTRIBUTING and docs, and in the headers of recipes."""
     texts = [path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]]
     blocks = [block for text in texts for block in re.findall(r"(?ms)^```\w*\n(.*?)^```", text)]
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     lines += [line for path in find_recipes().values() for line in header_of(path).splitlines()]
-    commands = [part.strip() for line in lines for part in re.split(r"\s{2,}|\s[>#|&]|;", line)]
+    commands = [part.strip() for line in lines for part in SHELL.split(line)]
     return sorted({command.removeprefix("$ ") for command in commands if re.match(r"(\$ )?looksay \w", command)})
 
 

@@ -44,7 +44,7 @@ def sources(folder: Path) -> list[str]:
         if name == "emoji_train":
             rows.append({"image": "gone.png", "text": "a picture that is not there"})
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        settings.append(f"data.{name}.source={{type: jsonl, path: {folder}/{name}.jsonl}}")
+        settings.append(f"data.{name}.source={{type: table, path: {folder}/{name}.jsonl}}")
     short = [
         "optim.warmup_steps=1",
         "checkpoint.every=6",

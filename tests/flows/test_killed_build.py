@@ -135,15 +135,23 @@ def victims(kind: str, process: "subprocess.Popen[bytes]") -> list[psutil.Proces
     try:
         driver = psutil.Process(process.pid)
         below = driver.children(recursive=True)
-        if kind in ("here", "driver"):
-            return [driver]
-        if kind == "all":
-            return [driver, *below]
-        mark = "raylet" if kind == "raylet" else "ray::"
-        named = [p for p in below if any(mark in word for word in p.cmdline()[:1])]
-        return named[:1]
     except psutil.NoSuchProcess:
         return []
+    if kind in ("here", "driver"):
+        return [driver]
+    if kind == "all":
+        return [driver, *below]
+    named = [(one, first_word(one)) for one in below]
+    if kind == "raylet":
+        return [one for one, word in named if word.endswith("/raylet")][:1]
+    return [one for one, word in named if word.startswith("ray::") and "Agent" not in word][:1]
+
+
+def first_word(process: psutil.Process) -> str:
+    try:
+        return "".join(process.cmdline()[:1])
+    except psutil.NoSuchProcess:  # it has just ended, or is a zombie
+        return ""
 
 
 def strike(kind: str, delay: float, folder: Path) -> str:
