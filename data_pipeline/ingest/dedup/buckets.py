@@ -69,7 +69,7 @@ class _Buckets:
 
 
 def find_in(pieces: Iterable[np.ndarray], rule: Rule, limit: int) -> np.ndarray:
-    """The drops of a partition.
+    """The drops of a partition, sorted by the order of rows.
 
     Args:
         pieces: rows of the partition; gone through twice where they are more than `limit` bytes.
@@ -93,7 +93,7 @@ def find_in(pieces: Iterable[np.ndarray], rule: Rule, limit: int) -> np.ndarray:
         buckets = buckets.chosen(_shared(buckets.key))
         return _compare(_earliest(buckets, rule), buckets, rule)
     kept = _earliest(_buckets(rows, rule), rule)
-    return np.concatenate([_compare(kept, _buckets(piece, rule), rule) for piece in pieces])
+    return earliest_drops(np.concatenate([_compare(kept, _buckets(piece, rule), rule) for piece in pieces]))
 
 
 def _joined(held: list[np.ndarray]) -> np.ndarray:

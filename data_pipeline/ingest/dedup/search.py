@@ -111,7 +111,8 @@ def search(exchange: Exchange, task: Task, chunks: Sequence[Any], rows: float) -
     together = max(1, int(size / each))
     groups: Iterator[Job] = ((chunks[start : start + together], []) for start in range(0, len(chunks), together))
     partitions = max(1, math.ceil(each * len(chunks) / size))
-    spans = max(1, math.ceil(rows * DROP.itemsize * len(chunks) / size))
+    # Most collections have few duplicates: fewer, larger arrays. The files are made one after the other anyway.
+    spans = max(1, math.ceil(rows * DROP.itemsize * len(chunks) / (8 * size)))
     spread = [refs for _, refs in exchange.run(partial(_spread, task), groups, partitions)]
     buckets = ((None, column) for column in columns(spread))
     drops = [refs for _, refs in exchange.run(partial(_find, task), buckets, spans)]
@@ -177,16 +178,21 @@ def _find(task: Task, _: None, pieces: Arrays, partitions: int) -> tuple[None, S
 def _write(
     task: Task, item: tuple[int, int], pieces: Arrays, _: int
 ) -> tuple[tuple[dict[str, int], dict[int, str]], Sequence[np.ndarray]]:
-    """Drops of a partition of spans -> their files. A row that several buckets drop is a duplicate of the earliest."""
+    """Drops of a partition of spans, sorted in each piece -> their files, one after the other.
+
+    A row that several buckets drop is a duplicate of the earliest.
+    """
     task.prepare()
     part, partitions = item
-    drops = earliest_drops(_joined(list(pieces), DROP))
-    position, of = position_of(drops["order"]), position_of(drops["of"])
-    numbers = position // task.span
+    here = [np.unique(position_of(piece["order"]) // task.span) for piece in pieces]
+    numbers = {*_joined(here, np.int64).tolist(), *(n for n in task.spans if n % partitions == part)}
     dropped, files = Counter[str](), {}
-    for number in sorted({*numbers.tolist(), *(n for n in task.spans if n % partitions == part)}):
-        start, stop = np.searchsorted(numbers, [number, number + 1])
-        table = drops_table(position[start:stop], of[start:stop], task.kind.name)
+    for number in sorted(numbers):
+        ends = order_of(np.array([number, number + 1]) * task.span, np.array([False, False]))
+        drops = earliest_drops(
+            _joined([piece[slice(*np.searchsorted(piece["order"], ends))] for piece in pieces], DROP)
+        )
+        table = drops_table(position_of(drops["order"]), position_of(drops["of"]), task.kind.name)
         earlier = task.dropped_before(number)
         if earlier is not None:
             table = pa.concat_tables([table, earlier]).sort_by("position")
@@ -203,7 +209,7 @@ def _split(rows: np.ndarray, part: np.ndarray, partitions: int) -> list[np.ndarr
     return [rows[order[start:end]] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _joined(pieces: list[np.ndarray], kind: np.dtype) -> np.ndarray:
+def _joined(pieces: list[np.ndarray], kind: Any) -> np.ndarray:
     return np.concatenate([np.empty(0, kind), *pieces])
 
 
