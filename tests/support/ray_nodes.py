@@ -24,6 +24,8 @@ def missing() -> str | None:
     for tool in ("ip", "nsenter", "unshare"):
         if shutil.which(tool) is None:
             return f"{tool} is not installed (Debian: iproute2, util-linux)"
+    if any(path.startswith("/tmp/") for path in (sys.prefix, str(Path(__file__).resolve()))):
+        return "each node has a /tmp of its own: the checkout and its environment must lie elsewhere"
     if subprocess.run(["unshare", "--net", "true"], capture_output=True, timeout=10).returncode:
         return "this machine allows no network namespaces"
     return None
