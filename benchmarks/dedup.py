@@ -90,7 +90,9 @@ def pictures(names: list[str], every: dict[str, int], listing: Path | None) -> N
         if listing is not None:
             with open(listing, "a", encoding="utf-8") as out:
                 out.writelines(f"{name}\t{labels[one]}\t{labels[other]}\n" for one, other in wrong.items())
-        print(f"{name} done", file=sys.stderr, flush=True)
+        print(
+            lines[-1], recalls[-1], sep="\n", file=sys.stderr, flush=True
+        )  # it takes long: what is known, as it is known
     print("| set | different pictures | dropped | part of them | CPU-ms a picture |\n|---|---|---|---|---|")
     print("\n".join(lines))
     print("\n| recall | pictures | " + " | ".join(copies) + " |\n|---|---|" + "---|" * len(copies))

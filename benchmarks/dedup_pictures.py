@@ -67,14 +67,14 @@ def _opened(source: Path | io.BytesIO) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _files(paths: list[Path]) -> Named:
-    """Pictures that can be opened and have 32 pixels, at most 1,024 along a side."""
+def _files(paths: list[Path], longest: int = 1024) -> Named:
+    """Pictures that can be opened, at least 32 and at most `longest` pixels along a side."""
     for path in paths:
         try:
             picture = _opened(path)
         except (OSError, Image.DecompressionBombError):
             continue
-        picture.thumbnail((1024, 1024), Image.Resampling.BOX)
+        picture.thumbnail((longest, longest), Image.Resampling.BOX)
         if min(picture.size) >= 32:
             yield str(path), picture
 
@@ -117,7 +117,7 @@ def _photographs() -> list[Path]:
 
 def _photos(count: int = 20_000) -> Named:
     random = np.random.default_rng(5)
-    photographs = [(path.name, _opened(path)) for path in _photographs()]
+    photographs = list(_files(_photographs(), 2048))
     taken: dict[str, list[tuple[int, int, int, int]]] = {}
     made = 0
     while made < count:
