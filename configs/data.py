@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.base import Config
 
@@ -11,12 +11,37 @@ class SourceConfig(Config):
     """One dataset folder (made by `looksay data build`) in the mixture."""
 
     path: str
-    weight: float = Field(1.0, gt=0, description="share of samples drawn, relative to the other sources")
+    weight: float | tuple[tuple[int, float], ...] = Field(
+        1.0,
+        description="share drawn, relative to the other sources; or [[step, weight], ...]: from that step on, straight "
+        "lines between the points",
+    )
     name: str | None = Field(None, description="name in logs; none: the folder's name")
 
     @property
     def label(self) -> str:
         return self.name or self.path.rstrip("/").rsplit("/", 1)[-1]
+
+    @field_validator("weight")
+    @classmethod
+    def _weight(cls, weight: float | tuple[tuple[int, float], ...]) -> float | tuple[tuple[int, float], ...]:
+        points = weight if isinstance(weight, tuple) else ((0, weight),)
+        steps = [step for step, _ in points]
+        if not points or steps != sorted(set(steps)) or steps[0] != 0 or any(not value >= 0 for _, value in points):
+            raise ValueError("weight must be a number, or [[0, w], [step, w], ...] with rising steps and no w below 0")
+        if not any(value > 0 for _, value in points):
+            raise ValueError("weight 0 throughout: leave the source out")
+        return weight
+
+    def weight_at(self, step: int) -> float:
+        """The weight in force at optimizer step `step`."""
+        points = self.weight if isinstance(self.weight, tuple) else ((0, self.weight),)
+        after = next((k for k, (start, _) in enumerate(points) if start > step), len(points))
+        (start, value), following = points[after - 1], points[after:]
+        if not following:
+            return value
+        end, goal = following[0]
+        return value + (goal - value) * (step - start) / (end - start)
 
 
 class TemplateConfig(Config):
@@ -41,8 +66,26 @@ class PackingConfig(Config):
     rows_per_step: int = Field(64, ge=1)
     window_steps: int = Field(64, ge=1, description="optimizer steps planned together")
     max_images_per_row: int | None = Field(None, ge=1)
+    max_patches_per_row: int | None = Field(None, ge=1, description="bounds the encoder's memory")
     max_carry_windows: int = Field(2, ge=1, description="a sample left over this often opens a row of its own")
     balance: Literal["none", "group"] = "group"
+
+
+class ReadConfig(Config):
+    """How bytes are brought from where a dataset lies."""
+
+    cache: str | None = Field(
+        None, description="folder on a local disk that keeps what was read from s3:// or http://; shared by a node's ranks"
+    )
+    cache_gb: float = Field(100.0, gt=0, description="most that the cache holds")
+    connections: int = Field(32, ge=1, description="ranged requests in flight of one process")
+    hedge_seconds: float | None = Field(
+        None, gt=0, description="a request that takes longer is asked a second time; none: three times the usual (p95)"
+    )
+    retry_seconds: float = Field(
+        120.0, gt=0, description="a read that fails for a reason outside the bytes is retried so long, then ends the job"
+    )
+    checksums: bool = Field(True, description="check every member against its hash")
 
 
 class DataConfig(Config):
@@ -50,6 +93,12 @@ class DataConfig(Config):
     tokenizer: str = Field(..., description="folder with tokenizer.json")
     template: TemplateConfig = TemplateConfig()
     packing: PackingConfig
+    mixture: Literal["samples", "tokens"] = Field("samples", description="what the sources' weights are shares of")
+    read: ReadConfig = ReadConfig()
+    workers: int | None = Field(
+        None, ge=0, description="processes of a rank that read and decode ahead; 0: a thread; none: as cores allow"
+    )
+    ahead: int = Field(2, ge=1, description="optimizer steps that are prepared before they are asked for")
     long_samples: Literal["reject", "shrink-image", "truncate-text"] = "reject"
     chunk: int = Field(64, ge=1, description="neighbouring samples read together: the unit of the shuffle")
     cache_features: bool = Field(False, description="keep a frozen encoder's output on disk beside the dataset")

@@ -13,9 +13,7 @@ chat.py        messages -> token ids, learned tokens, places of pictures
 tokens.py      token counts of a dataset, made once and kept beside it
 layout.py      size of a picture -> its visual tokens: the function that planner and collator share
 tables.py      a recipe's data, opened: datasets, chat, geometry, planner
-mixture.py     which source each draw comes from
-packing.py     samples into rows of fixed length
-plan.py        lengths -> rows -> optimizer steps; the same on any number of ranks
+plan/          lengths -> rows -> optimizer steps; the same on any number of ranks
 reader.py      random access to a dataset folder, every member checked against its hash
 images.py      stored bytes -> pixels -> grid -> patches
 collate.py     samples -> batch, with exactly the planned counts

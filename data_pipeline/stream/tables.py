@@ -8,7 +8,7 @@ from configs.model import EfficientNetLite0
 from configs.schema import TrainRecipe
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.layout import Geometry, geometry_of, grid_of
-from data_pipeline.stream.plan import Planner, PlanSettings, SampleTable
+from data_pipeline.stream.plan.planner import Planner, PlanSettings, SampleTable
 from data_pipeline.stream.reader import Dataset
 from data_pipeline.stream.tokens import token_counts
 

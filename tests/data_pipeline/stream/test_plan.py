@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
-from data_pipeline.stream.mixture import draw_sources
-from data_pipeline.stream.packing import pack
-from data_pipeline.stream.plan import Draw, PlannedStep, Planner, PlanSettings, SampleTable
+from data_pipeline.stream.plan.mixture import draw_sources
+from data_pipeline.stream.plan.packing import pack
+from data_pipeline.stream.plan.planner import Draw, PlannedStep, Planner, PlanSettings, SampleTable
 
 SETTINGS = PlanSettings(length=256, rows_per_step=8, window_steps=4, chunk=16)
 

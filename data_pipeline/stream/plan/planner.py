@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import UserError
-from data_pipeline.stream.mixture import draw_sources
-from data_pipeline.stream.packing import pack
+from data_pipeline.stream.plan.mixture import draw_sources
+from data_pipeline.stream.plan.packing import pack
 
 SHUFFLE_CHUNKS = 16
 """Samples are shuffled among this many chunks that are read together."""
