@@ -1,7 +1,7 @@
 """What a run trains on: a plan over lengths first, bytes only for the rows that are asked for.
 
 ```
-tokens: counts per dataset --> tables --> plan (mixture, packing) --> step: rows of (source, epoch, index)
+counts per dataset --> tables --> plan (order, mixture, packing) --> step: rows of (source, epoch, index)
               ^                  ^                                                    |
             chat               layout                    reader --> images --> collate --> batch
               ^                                                \\______ loader ______/
@@ -10,7 +10,7 @@ tokens: counts per dataset --> tables --> plan (mixture, packing) --> step: rows
 
 tokenizer.py   trains the small byte-level BPE tokenizer
 chat.py        messages -> token ids, learned tokens, places of pictures
-tokens.py      token counts of a dataset, made once and kept beside it
+counts/        lengths of a dataset's samples, counted once and kept beside it
 layout.py      size of a picture -> its visual tokens: the function that planner and collator share
 tables.py      a recipe's data, opened: datasets, chat, geometry, planner
 plan/          lengths -> rows -> optimizer steps; the same on any number of ranks
@@ -18,6 +18,7 @@ reader.py      random access to a dataset folder, every member checked against i
 images.py      stored bytes -> pixels -> grid -> patches
 collate.py     samples -> batch, with exactly the planned counts
 batch.py       the one object that the model eats
+lines.py       row by row what a rank would train on
 loader.py      batches of one data-parallel rank, a step ahead
 statistics.py  fill, distribution and rows of a plan, for people
 """

@@ -41,6 +41,29 @@ class Encoded:
     def label_tokens(self) -> int:
         return int(self.labels.sum())
 
+    @property
+    def runs(self) -> list[int]:
+        """Lengths of runs of text tokens, by turns not learned and learned, the first not learned (it may be 0)."""
+        learned = np.delete(self.labels, self.slots)
+        turns = np.flatnonzero(np.diff(learned, prepend=False))
+        return np.diff([0, *turns, len(learned)]).tolist() if len(learned) else []
+
+    @property
+    def last_image(self) -> int:
+        """Text tokens before the last picture; 0 where there is none."""
+        return int(self.slots[-1]) - (len(self.slots) - 1) if len(self.slots) else 0
+
+    def truncated(self, keep: int) -> "Encoded":
+        """The sample with its first `keep` text tokens and all its pictures.
+
+        Raises:
+            ValueError: the cut would drop a picture.
+        """
+        if keep < self.last_image:
+            raise ValueError(f"a cut after {keep} text tokens drops a picture that comes after {self.last_image}")
+        end = keep + len(self.slots)
+        return Encoded(self.ids[:end], self.labels[:end], self.slots)
+
 
 class Chat:
     """A tokenizer folder (tokenizer.json, any Hugging Face one) and a template.

@@ -1,13 +1,18 @@
-"""Pixels: decode what a shard stores, fit it to its grid, cut it into patches. numpy and Pillow only."""
+"""Pixels: decode what a shard stores, render its views, cut them into patches. numpy and Pillow only."""
 
 import io
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_pipeline.stream.resolution import Canvas, PictureLayout
 
-def decode(data: bytes) -> NDArray[np.uint8]:
+Pixels = NDArray[np.uint8]
+
+
+def decode(data: bytes) -> Pixels:
     """Stored bytes -> [H, W, 3]. Raises ValueError when they are not a picture."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
@@ -16,22 +21,47 @@ def decode(data: bytes) -> NDArray[np.uint8]:
         raise ValueError(f"not a picture: {error}") from None
 
 
-def fit(picture: NDArray[np.uint8], rows: int, columns: int, cell: int) -> NDArray[np.uint8]:
-    """[H, W, 3] -> [rows * cell, columns * cell, 3]; a picture of that size is not resampled."""
-    height, width = rows * cell, columns * cell
-    if picture.shape[:2] == (height, width):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+def views_of(picture: Pixels, planned: PictureLayout, cell: int) -> list[Pixels]:
+    """[H, W, 3] -> its views, each [rows * cell, columns * cell, 3]; parts of a canvas are not copied."""
+    canvases = [_render(picture, canvas) for canvas in planned.canvases]
+    return [
+        canvases[view.canvas][view.top : view.top + view.rows * cell, view.left : view.left + view.columns * cell]
+        for view in planned.views
+    ]
 
 
-def to_patches(picture: NDArray[np.uint8], patch: int, merge: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """[H, W, 3] -> patches [P, 3 * patch * patch] (channel first) and their [P, 2] row and column.
+def _render(picture: Pixels, canvas: Canvas) -> Pixels:
+    """The picture at a canvas's size, on black; one of that size is not resampled."""
+    fitted = picture
+    if picture.shape[:2] != (canvas.height, canvas.width):
+        resized = Image.fromarray(picture).resize((canvas.width, canvas.height), Image.Resampling.BICUBIC)
+        fitted = np.asarray(resized)
+    if canvas.size == (canvas.width, canvas.height):
+        return fitted
+    out = np.zeros((canvas.size[1], canvas.size[0], 3), np.uint8)
+    out[canvas.top : canvas.top + canvas.height, canvas.left : canvas.left + canvas.width] = fitted
+    return out
+
+
+def to_patches(view: Pixels, patch: int, merge: int, out: Pixels | None = None) -> Pixels:
+    """[H, W, 3] -> patches [P, 3 * patch * patch], channel first, into `out` where it is given.
 
     The merge x merge patches that become one visual token are neighbours, tokens go in reading order.
     """
-    rows, columns = picture.shape[0] // patch, picture.shape[1] // patch
-    outer = (rows // merge, merge, patch, columns // merge, merge, patch, 3)
-    cut = picture.reshape(outer).transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, -1)
-    y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    places = np.stack([y, x], -1).reshape(rows // merge, merge, columns // merge, merge, 2).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(cut), np.ascontiguousarray(places.reshape(-1, 2).astype(np.int32))
+    rows, columns = view.shape[0] // patch, view.shape[1] // patch
+    if out is None:
+        out = np.empty((rows * columns, 3 * patch**2), np.uint8)
+    # Two passes are faster than one: lines of a patch are copied whole, then its few hundred bytes turned in the cache.
+    lines = view.reshape(rows // merge, merge, patch, columns // merge, merge, patch * 3).transpose(0, 3, 1, 4, 2, 5)
+    pixels = np.ascontiguousarray(lines).reshape(-1, patch**2, 3)
+    out.reshape(-1, 3, patch**2)[...] = pixels.transpose(0, 2, 1)
+    return out
+
+
+@lru_cache(maxsize=1024)
+def patch_places(rows: int, columns: int, merge: int) -> NDArray[np.int32]:
+    """[P, 2] row and column of each patch of a view of rows x columns visual tokens, in the order of `to_patches`."""
+    y, x = np.indices((rows * merge, columns * merge), np.int32)
+    places = np.stack([y, x], -1).reshape(rows, merge, columns, merge, 2).transpose(0, 2, 1, 3, 4).reshape(-1, 2)
+    places.flags.writeable = False  # cached: shared by all views of this grid
+    return places

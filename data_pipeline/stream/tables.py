@@ -1,16 +1,16 @@
 """A recipe's data, opened: datasets, chat, geometry, and the planner over their lengths."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from configs.model import EfficientNetLite0
 from configs.schema import TrainRecipe
 from data_pipeline.stream.chat import Chat
-from data_pipeline.stream.layout import Geometry, geometry_of, grid_of
-from data_pipeline.stream.plan.planner import Planner, PlanSettings, SampleTable
-from data_pipeline.stream.reader import Dataset
-from data_pipeline.stream.tokens import token_counts
+from data_pipeline.stream.counts.lengths import DatasetLengths, Policy
+from data_pipeline.stream.layout import Geometry, geometry_of
+from data_pipeline.stream.plan.planner import Planner
+from data_pipeline.stream.plan.window import PlanSettings
+from data_pipeline.stream.read.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -25,48 +25,55 @@ class OpenData:
     cnn: bool
 
 
-def open_data(recipe: TrainRecipe) -> OpenData:
+def open_data(
+    recipe: TrainRecipe,
+    *,
+    plan_log: str | None = None,
+    write_log: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> OpenData:
     """Open everything that a training recipe reads. Counts tokens once per dataset and tokenizer.
+
+    Args:
+        plan_log, write_log: file of the windows' starts, and whether this process appends to it.
+        progress: told (window, wanted window) while a step that was never planned is reached.
 
     Raises:
         UserError: a dataset or the tokenizer is missing or unusable.
     """
-    chat = Chat(recipe.data.tokenizer, recipe.data.template)
-    geometry = geometry_of(recipe.model)
-    datasets = [Dataset(source.path) for source in recipe.data.sources]
-    labels = [source.label for source in recipe.data.sources]
-    tables = [sample_table(d, label, chat, geometry) for d, label in zip(datasets, labels, strict=True)]
+    data = recipe.data
+    chat, geometry = Chat(data.tokenizer, data.template), geometry_of(recipe.model)
+    datasets = [Dataset(source.path, data.read) for source in data.sources]
+    labels = [source.label for source in data.sources]
+    policy = Policy(data.packing.length, data.long_samples)
+    tables = [
+        DatasetLengths(dataset, label, number, chat, geometry, policy)
+        for number, (dataset, label) in enumerate(zip(datasets, labels, strict=True))
+    ]
+    planner = Planner(
+        tables,
+        lambda step: [source.weight_at(step) for source in data.sources],
+        settings_of(recipe),
+        recipe.seed,
+        mixture=data.mixture,
+        identity={f"{source.label}: weight": str(source.weight) for source in data.sources},
+        log=plan_log,
+        write=write_log,
+        progress=progress,
+    )
+    return OpenData(datasets, labels, chat, geometry, planner, isinstance(recipe.model.encoder, EfficientNetLite0))
+
+
+def settings_of(recipe: TrainRecipe) -> PlanSettings:
+    """The planner's settings out of a recipe."""
     packing = recipe.data.packing
-    settings = PlanSettings(
+    return PlanSettings(
         length=packing.length,
         rows_per_step=packing.rows_per_step,
         window_steps=packing.window_steps,
         chunk=recipe.data.chunk,
         max_images_per_row=packing.max_images_per_row,
+        max_patches_per_row=packing.max_patches_per_row,
         max_carry_windows=packing.max_carry_windows,
         balance=packing.balance,
-    )
-    planner = Planner(tables, [source.weight for source in recipe.data.sources], settings, recipe.seed)
-    return OpenData(datasets, labels, chat, geometry, planner, isinstance(recipe.model.encoder, EfficientNetLite0))
-
-
-def sample_table(dataset: Dataset, label: str, chat: Chat, geometry: Geometry) -> SampleTable:
-    """Lengths of a dataset under a tokenizer, template and geometry. Pictures of a size are measured once."""
-    text, labels = token_counts(dataset, chat)
-    sizes = np.stack([dataset.widths.values, dataset.heights.values], 1).reshape(-1, 2)
-    visual_of_size = np.zeros(0, np.int64)
-    which = np.zeros(len(sizes), np.int64)
-    if len(sizes):
-        distinct, which = np.unique(sizes, axis=0, return_inverse=True)
-        grids = [grid_of(int(w), int(h), geometry) for w, h in distinct]
-        visual_of_size = np.array([rows * columns for rows, columns in grids], np.int64)
-    running = (
-        np.concatenate([[0], np.cumsum(visual_of_size[which.reshape(-1)])]) if len(sizes) else np.zeros(1, np.int64)
-    )
-    offsets = dataset.widths.offsets
-    visual = (running[offsets[1:]] - running[offsets[:-1]]).astype(np.int32)
-    # A sample that the tokenizer pass could not read has no length, and is never drawn.
-    tokens = np.where(text > 0, text + visual, 0).astype(np.int32)
-    return SampleTable(
-        label, dataset.fingerprint, tokens, labels, visual * geometry.merge**2, dataset.widths.counts.astype(np.int32)
     )

@@ -15,7 +15,8 @@ output.py     one way to print a result: text, or JSON with --json
 start.py      demo, inspect
 recipes.py    recipes: list, show, copy, schema, difference
 build.py      data build
-data.py       data verify, show, tokenizer, pack, stream
+data.py       data verify, show, tokenizer
+plan.py       data pack, data stream
 run.py        train, evaluate, generate, report
 preflight.py  what a training recipe needs, checked without torch
 """

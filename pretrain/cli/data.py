@@ -4,10 +4,10 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from configs.errors import DONE, FAILED, UserError
-from pretrain.cli import build
-from pretrain.cli.output import as_line, emit
-from pretrain.cli.parser import Parser, add_dry_run, add_json, add_set, add_verb, count, number
+from configs.errors import DONE, FAILED
+from pretrain.cli import build, plan
+from pretrain.cli.output import emit
+from pretrain.cli.parser import Parser, add_dry_run, add_json, add_verb, count
 
 
 def add_verbs(groups: Any) -> None:
@@ -20,7 +20,7 @@ def add_verbs(groups: Any) -> None:
     build.add_build(verbs)
     _add_readers(verbs)
     _add_tokenizer(verbs)
-    _add_plan(verbs)
+    plan.add_plan(verbs)
 
 
 def _add_readers(verbs: Any) -> None:
@@ -65,37 +65,6 @@ def _add_tokenizer(verbs: Any) -> None:
     add_dry_run(tokenizer)
 
 
-def _add_plan(verbs: Any) -> None:
-    pack = add_verb(
-        verbs,
-        "pack",
-        _pack,
-        "Packing statistics of a training recipe: how full rows are, and with what.",
-        ["looksay data pack demo_sft", "looksay data pack mine.yaml --set data.packing.length=2048 --json"],
-    )
-    pack.add_argument("recipe", metavar="RECIPE")
-    add_set(pack)
-    add_json(pack)
-    stream = add_verb(
-        verbs,
-        "stream",
-        _stream,
-        "Print what a rank would train on, one line a row.",
-        [
-            "looksay data stream demo_sft --steps 2",
-            "looksay data stream demo_sft --rank 1 --of 4 --from-step 100 --json",
-        ],
-    )
-    stream.add_argument("recipe", metavar="RECIPE")
-    stream.add_argument("--rank", type=number, default=0, help="data-parallel rank (default 0)")
-    stream.add_argument("--of", type=count, default=1, help="data-parallel ranks (default 1)")
-    stream.add_argument("--from-step", type=number, default=0, help="first optimizer step (default 0)")
-    stream.add_argument("--steps", type=count, default=1, help="optimizer steps (default 1)")
-    stream.add_argument("--no-decode", action="store_true", help="read no pixels")
-    add_set(stream)
-    add_json(stream)
-
-
 def _verify(args: argparse.Namespace) -> int:
     from data_pipeline.ingest.verify import verify
 
@@ -134,35 +103,3 @@ def _tokenizer(args: argparse.Namespace) -> int:
     size = train_tokenizer(args.datasets, args.out, args.vocab)
     print(f"wrote {args.out}: {size} tokens; give it as data.tokenizer")
     return DONE
-
-
-def _pack(args: argparse.Namespace) -> int:
-    from pretrain.cli.preflight import check_data, load_train
-
-    recipe = load_train(args.recipe, args.set)
-    check_data(recipe)
-    from data_pipeline.stream.statistics import pack_statistics, pack_table
-
-    statistics = pack_statistics(recipe)
-    emit(statistics, "" if args.json else pack_table(statistics), args.json)
-    return DONE
-
-
-def _stream(args: argparse.Namespace) -> int:
-    from pretrain.cli.preflight import check_data, load_train
-
-    if args.rank >= args.of:
-        raise UserError(f"--rank {args.rank} is not a rank of --of {args.of}: ranks count from 0 to {args.of - 1}")
-    recipe = load_train(args.recipe, args.set)
-    check_data(recipe)
-    from data_pipeline.stream.statistics import stream_rows
-
-    for row in stream_rows(recipe, args.rank, args.of, args.from_step, args.steps, not args.no_decode):
-        print(as_line(row) if args.json else _row_text(row))
-    return DONE
-
-
-def _row_text(row: dict[str, Any]) -> str:
-    keys = " ".join(f"{s['source']}/{s['epoch']}/{s['key']}" for s in row["samples"]) or "(dummy)"
-    place = f"step {row['step']} micro {row['micro']} rank {row['rank']} row {row['row']}"
-    return f"{place}: {row['tokens']} tokens, {row['visual']} visual, {row['labels']} labels: {keys}"

@@ -1,7 +1,8 @@
 """Which source each draw comes from: Tijdeman's deadline rule, never a whole sample away from the weights.
 
-After n draws source i has been drawn within one sample of n * w_i (Tijdeman 1980, "The chairman assignment problem");
-largest-deficit greedy can drift further (measured 1.093 against 0.978).
+After any number of draws each source is within one sample of what its weight wants (Tijdeman 1980, "The chairman
+assignment problem"); with shares of tokens, within the longest sample. Largest-deficit greedy drifts further: 1.13 samples,
+1.42 longest samples in the worst of 150 random mixtures of 2 to 12 sources, where this rule reached 0.955 of either.
 """
 
 from collections.abc import Sequence
@@ -10,23 +11,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def draw_sources(weights: Sequence[float], drawn: Sequence[int], count: int) -> NDArray[np.int32]:
-    """The next `count` draws after `drawn` draws of each source.
+class Mixture:
+    """Draws by weights; what a source is owed is kept from one mixture to the next, so weights may change between.
 
-    A source is eligible for draw t when that would not put it ahead by a whole sample; among the eligible the one whose
-    deadline, the last moment that still keeps its bound, comes first.
+    Args:
+        weights: of the sources; one of weight 0 is not drawn.
+        credit: wanted minus drawn so far, in samples or tokens.
+        unit: what weights are shares of, `samples` or `tokens`.
+        longest: tokens of the longest sample seen so far (for `tokens`).
     """
-    share = np.asarray(weights, float) / float(np.sum(weights))
-    have = np.asarray(drawn, np.int64).copy()
-    out = np.empty(count, np.int32)
-    if len(share) == 1:
-        return np.zeros(count, np.int32)
-    slack = 1.0 - 1.0 / (2 * len(share) - 2)
-    start = int(have.sum())
-    for n in range(count):
-        wanted = share * (start + n + 1)
-        deadline = np.where(wanted - have > 1.0 - slack - 1e-12, (have + slack) / share, np.inf)
-        choice = int(np.argmin(deadline))
-        out[n] = choice
-        have[choice] += 1
-    return out
+
+    def __init__(self, weights: Sequence[float], credit: Sequence[float], unit: str, longest: int = 1):
+        total = float(sum(weights))
+        self._share = np.array([weight / total for weight in weights], np.float64)
+        self._credit = np.array(credit, np.float64)
+        self._by_tokens, self._longest = unit == "tokens", np.array([longest], np.int64)
+
+    @property
+    def credit(self) -> tuple[float, ...]:
+        return tuple(self._credit.tolist())
+
+    @property
+    def drawn(self) -> list[bool]:
+        """Which sources are drawn at all."""
+        return [bool(share > 0) for share in self._share]
+
+    @property
+    def longest(self) -> int:
+        return int(self._longest[0])
+
+    def draw(self, ready: Sequence[NDArray[np.int32]], tokens: int) -> NDArray[np.int32]:
+        """The source of each of the next draws, until they hold `tokens` tokens or a source has no sample ready.
+
+        Args:
+            ready: tokens of the samples that each source can give, in their order.
+        """
+        from data_pipeline.stream.plan.kernels import draw_sources
+
+        starts = np.concatenate([[0], np.cumsum([len(part) for part in ready])]).astype(np.int64)
+        units = np.concatenate(ready).astype(np.int64)
+        return draw_sources(self._share, self._credit, units, starts, self._by_tokens, self._longest, tokens)

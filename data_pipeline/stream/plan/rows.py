@@ -26,6 +26,8 @@ class Drawn:
     """Positions it fills in a row, under the recipe's layout and policy for long samples."""
     labels: NDArray[np.int32]
     """Planned label tokens."""
+    visual: NDArray[np.int32]
+    """Positions of `tokens` that pictures take."""
     patches: NDArray[np.int32]
     """Vision load: patches of all its pictures that the encoder sees."""
     images: NDArray[np.int32]

@@ -1,0 +1,69 @@
+"""How a picture becomes visual tokens, as plain numbers out of a model's encoder, resolution and projector."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.model import AnyresResolution, ModelConfig, SquareResolution, TilesResolution
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A resolution policy for one encoder and projector. Which fields matter depends on `mode`.
+
+    native   one view of the picture's own shape, between min_tokens and max_tokens
+    square   one view of size x size pixels
+    tiles    a grid of size x size tiles, then a thumbnail (InternVL)
+    anyres   a base view, then a grid of tiles without their padding, a newline token after each row (LLaVA-NeXT)
+    """
+
+    patch: int
+    merge: int
+    """Patches along one side of a visual token."""
+    mode: Literal["native", "square", "tiles", "anyres"]
+    min_tokens: int = 1
+    max_tokens: int = 1024
+    size: int = 0
+    """Pixels along a side of a square view: the whole picture, a tile, a thumbnail, a base view."""
+    rounding: Literal["cells", "smart_resize"] = "cells"
+    min_tiles: int = 1
+    max_tiles: int = 1
+    thumbnail: bool = False
+    tile_grids: tuple[tuple[int, int], ...] = ()
+    """(rows, columns) of tiles that anyres chooses from; the first of equally good ones is taken."""
+
+    @property
+    def cell(self) -> int:
+        """Pixels along one side of a visual token."""
+        return self.patch * self.merge
+
+    @property
+    def side(self) -> int:
+        """Visual tokens along a side of a square view."""
+        return max(1, round(self.size / self.cell))
+
+
+def geometry_of(model: ModelConfig) -> Geometry:
+    """The geometry that a model configuration amounts to."""
+    patch, merge, resolution = model.encoder.patch, model.merge, model.resolution
+    if isinstance(resolution, SquareResolution):
+        return Geometry(patch, merge, "square", size=resolution.size)
+    if isinstance(resolution, TilesResolution):
+        return Geometry(
+            patch,
+            merge,
+            "tiles",
+            size=resolution.size,
+            min_tiles=resolution.min_tiles,
+            max_tiles=resolution.max_tiles,
+            thumbnail=resolution.thumbnail,
+        )
+    if isinstance(resolution, AnyresResolution):
+        return Geometry(patch, merge, "anyres", size=resolution.size, tile_grids=resolution.grids)
+    return Geometry(
+        patch,
+        merge,
+        "native",
+        min_tokens=resolution.min_tokens,
+        max_tokens=resolution.max_tokens,
+        rounding=resolution.rounding,
+    )
