@@ -1,8 +1,8 @@
 """Rows that cost alike side by side, and no step a curriculum.
 
 Under ZeRO-3 all ranks wait for the slowest in every micro-step, for the encoder and for attention. So rows are sorted into
-blocks of like patches and like attention; a step takes one block from each stratum of the sorted order, so that steps are
-more alike than random ones; blocks within a step, and steps, are shuffled.
+blocks of like patches and like attention; blocks are dealt so that steps are more alike than random ones; blocks within a
+step, and steps, are shuffled.
 """
 
 import math
@@ -14,8 +14,12 @@ GROUP = 64
 """Most rows that are kept alike: any DP that divides it profits."""
 STRATA = 8
 """A step is made of at least so many blocks, from all parts of the sorted order."""
+EXCHANGES = 400
+"""Pairs of blocks, for each block, whose exchange between steps is tried."""
 TRIES = 64
 """Orders of steps that are tried; the one in which load and place have least to do with each other is taken."""
+
+Features = list[NDArray[np.int64]]
 
 
 def block_rows(rows_per_step: int) -> int:
@@ -27,6 +31,7 @@ def arrange(
     tokens: NDArray[np.int64],
     vision: NDArray[np.int64],
     attention: NDArray[np.int64],
+    features: Features,
     rows_per_step: int,
     balance: str,
     rng: np.random.Generator,
@@ -35,6 +40,7 @@ def arrange(
 
     Args:
         tokens, vision, attention: [R] of each row: positions, patches, sum of squared segment lengths.
+        features: columns [R] in which steps should be alike.
         balance: `group`, or `none` for a random order.
     """
     count = len(tokens)
@@ -47,7 +53,7 @@ def arrange(
     order = _sorted(shuffled[:whole], vision, attention, size)
     alike = [block[np.lexsort((attention[block], vision[block]))] for block in order.reshape(-1, size)]
     blocks = np.stack([_tree(block, rng) for block in alike]) if whole else order.reshape(0, size)
-    dealt = _deal(blocks, max(1, rows_per_step // size), vision, rng)
+    dealt = _deal(blocks, max(1, rows_per_step // size), vision, features, rng)
     return np.concatenate([dealt.reshape(-1), shuffled[whole:]])
 
 
@@ -88,17 +94,31 @@ def _tree(block: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int6
 
 
 def _deal(
-    blocks: NDArray[np.int64], per_step: int, vision: NDArray[np.int64], rng: np.random.Generator
+    blocks: NDArray[np.int64], per_step: int, vision: NDArray[np.int64], features: Features, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Blocks in the order of training: each step one of every stratum."""
+    """Blocks in the order of training: dealt at random, then exchanged between steps while that makes these more alike."""
+    from data_pipeline.stream.plan.kernels import even_out
+
     steps = len(blocks) // per_step
-    dealt = np.empty((steps, per_step), np.int64)
-    for stratum in range(per_step):
-        dealt[:, stratum] = rng.permutation(np.arange(stratum * steps, (stratum + 1) * steps))
-    rest = np.arange(steps * per_step, len(blocks))
-    dealt = np.stack([rng.permutation(row) for row in dealt]) if steps else dealt
+    shuffled = rng.permutation(len(blocks))
+    dealt, rest = shuffled[: steps * per_step].reshape(steps, per_step), shuffled[steps * per_step :]
+    if steps > 1 and per_step > 1:
+        dealt = even_out(dealt.copy(), _scaled(blocks, per_step, features), EXCHANGES * len(blocks))
+        dealt = np.stack([rng.permutation(row) for row in dealt])
     load = vision[blocks].sum(1)[dealt].sum(1).astype(np.float64)
     return np.concatenate([blocks[dealt[_shuffled(load, rng)].reshape(-1)], blocks[rest]])
+
+
+def _scaled(blocks: NDArray[np.int64], per_step: int, features: Features) -> NDArray[np.int64]:
+    """[blocks, F] features in thousandths of what steps of random rows vary by."""
+    out = np.zeros((len(blocks), len(features)), np.int64)
+    for column, values in enumerate(features):
+        rows = values[blocks]
+        usual = math.sqrt(per_step * blocks.shape[1] * float(np.var(rows)))
+        if usual:
+            sums = rows.sum(1).astype(np.float64)
+            out[:, column] = np.rint((sums - sums.mean()) / usual * 1000)
+    return out
 
 
 def _shuffled(load: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:

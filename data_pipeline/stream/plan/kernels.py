@@ -4,8 +4,11 @@ order, without fast math: the same plan on every machine.
 Compiled once by numba and kept beside this file (or, where that cannot be written, in the user's cache).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 NONE = -1
 
@@ -56,55 +59,136 @@ def draw_sources(share, credit, units, starts, by_tokens, longest, tokens):  # t
     return out[:drawn]
 
 
-@njit(cache=True)
-def _take(i, tokens, head, after, before, stock, place, left, bins):  # type: ignore[no-untyped-def]
-    """Take sample i out of the lists of its length and out of the stock.
+class Samples(NamedTuple):
+    """Columns of what is packed [n]; `bins`: which of BINS equal parts by length each belongs to."""
 
-    The stock has a part for each bin of lengths; `left` is [samples, tokens, samples of each bin ...].
-    """
-    size = len(stock) // BINS
+    tokens: NDArray[np.int64]
+    vision: NDArray[np.int64]
+    images: NDArray[np.int64]
+    bins: NDArray[np.int64]
+
+
+class Limits(NamedTuple):
+    """Of a row."""
+
+    length: int
+    images: int
+    vision: int
+
+
+class Stock(NamedTuple):
+    """What is not in a row yet: lists by length (head [length + 1], after [n], before [n]); and slots, a part of them for
+    each bin, with the place of each sample in them. `left` is [samples, tokens, vision, samples of each bin ...]."""
+
+    head: NDArray[np.int64]
+    after: NDArray[np.int64]
+    before: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    place: NDArray[np.int64]
+    left: NDArray[np.int64]
+    random: NDArray[np.uint64]
+
+
+BINS = 32
+"""Parts by length, of equal size at first. The fullest opens a row, so lengths stay as varied to the last row."""
+SUMS = 3
+CANDIDATES = 4
+"""Samples that a piece in the middle of a row is chosen from."""
+GRAINS = 12
+"""Vision that differs by less than this part of a row's counts as the same: then the fuller bin decides."""
+ENOUGH = 512
+"""Pairs after which a search that has found one of the right vision ends."""
+LISTED = 3
+"""Samples of a length that a search looks at."""
+THIRDS = 12
+"""Samples that are tried as a third, when no two fill a row."""
+SHORT = 16
+"""By so many tokens a row may stay short where nothing fills it exactly, before just the longest that fits is taken."""
+ATTEMPTS = 4
+"""A row that stays short by more than 1/64 is opened anew with another sample so often; the best one counts."""
+
+
+@njit(cache=True)
+def _take(i, samples, stock):  # type: ignore[no-untyped-def]
+    """Take sample i out of the stock."""
+    head, after, before, slots, place, left = stock.head, stock.after, stock.before, stock.slots, stock.place, stock.left
     a, b = after[i], before[i]
     if b == NONE:
-        head[tokens[i]] = a
+        head[samples.tokens[i]] = a
     else:
         after[b] = a
     if a != NONE:
         before[a] = b
-    bin_ = 2 + bins[i]
-    last = stock[bins[i] * size + left[bin_] - 1]
-    stock[place[i]] = last
-    place[last] = place[i]
+    part = samples.bins[i]
+    last = slots[part * (len(slots) // BINS) + left[SUMS + part] - 1]
+    slots[place[i]], place[last] = last, place[i]
     place[i] = NONE
-    left[bin_] -= 1
+    left[SUMS + part] -= 1
     left[0] -= 1
-    left[1] -= tokens[i]
+    left[1] -= samples.tokens[i]
+    left[2] -= samples.vision[i]
 
 
 @njit(cache=True)
-def _give(i, tokens, head, after, before, stock, place, left, bins):  # type: ignore[no-untyped-def]
-    """Put sample i back."""
-    size = len(stock) // BINS
-    first = head[tokens[i]]
-    after[i], before[i] = first, NONE
+def _give(i, samples, stock):  # type: ignore[no-untyped-def]
+    """Put sample i into the stock."""
+    head, left, part = stock.head, stock.left, samples.bins[i]
+    first = head[samples.tokens[i]]
+    stock.after[i], stock.before[i] = first, NONE
     if first != NONE:
-        before[first] = i
-    head[tokens[i]] = i
-    bin_ = 2 + bins[i]
-    place[i] = bins[i] * size + left[bin_]
-    stock[place[i]] = i
-    left[bin_] += 1
+        stock.before[first] = i
+    head[samples.tokens[i]] = i
+    stock.place[i] = part * (len(stock.slots) // BINS) + left[SUMS + part]
+    stock.slots[stock.place[i]] = i
+    left[SUMS + part] += 1
     left[0] += 1
-    left[1] += tokens[i]
+    left[1] += samples.tokens[i]
+    left[2] += samples.vision[i]
 
 
 @njit(cache=True)
-def _best_pair(room, goal, grain, images_left, patches_left, tokens, vision, images, head, after, left, bins):  # type: ignore[no-untyped-def]
-    """The two samples (or one, and NONE) of exactly `room` tokens whose vision is nearest to `goal`; NONE, NONE if none."""
+def _number(stock):  # type: ignore[no-untyped-def]
+    """The next number of a linear congruential generator."""
+    stock.random[0] = stock.random[0] * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+    return np.int64(stock.random[0] >> np.uint64(33))
+
+
+@njit(cache=True)
+def _any(stock):  # type: ignore[no-untyped-def]
+    """A sample of the stock, any with the same chance."""
+    number, part = _number(stock) % stock.left[0], 0
+    while number >= stock.left[SUMS + part]:
+        number -= stock.left[SUMS + part]
+        part += 1
+    return stock.slots[part * (len(stock.slots) // BINS) + number]
+
+
+@njit(cache=True)
+def _from_fullest(stock):  # type: ignore[no-untyped-def]
+    """A sample of the bin that has most left; of several such bins the one of the longest."""
+    fullest = BINS - 1
+    for part in range(BINS - 2, -1, -1):
+        if stock.left[SUMS + part] > stock.left[SUMS + fullest]:
+            fullest = part
+    return stock.slots[fullest * (len(stock.slots) // BINS) + _number(stock) % stock.left[SUMS + fullest]]
+
+
+@njit(cache=True)
+def _pair(room, goal, grain, limits, samples, stock):  # type: ignore[no-untyped-def]
+    """Two samples (or one, and NONE) of exactly `room` tokens: of nearest vision to `goal`, then out of the fullest bins.
+
+    `limits` is what the row still may take.
+    """
     first, second, nearest = NONE, NONE, np.int64(1) << 60
+    if room >= len(stock.head):
+        return first, second
+    head, after, left = stock.head, stock.after, stock.left
+    vision, images, bins = samples.vision, samples.images, samples.bins
+    most_images, most_vision = limits.images, limits.vision
     i, tries = head[room], 0
     while i != NONE and tries < LISTED:
-        if images[i] <= images_left and vision[i] <= patches_left:
-            distance = (abs(vision[i] - goal) // grain << 32) - 2 * left[2 + bins[i]]
+        if images[i] <= most_images and vision[i] <= most_vision:
+            distance = (abs(vision[i] - goal) // grain << 32) - 2 * left[SUMS + bins[i]]
             if distance < nearest:
                 first, second, nearest = i, NONE, distance
         i = after[i]
@@ -120,8 +204,8 @@ def _best_pair(room, goal, grain, images_left, patches_left, tokens, vision, ima
             k, inner = head[room - shorter], 0
             while k != NONE and inner < LISTED:
                 seen = vision[i] + vision[k]
-                if k != i and images[i] + images[k] <= images_left and seen <= patches_left:
-                    distance = (abs(seen - goal) // grain << 32) - left[2 + bins[i]] - left[2 + bins[k]]
+                if k != i and images[i] + images[k] <= most_images and seen <= most_vision:
+                    distance = (abs(seen - goal) // grain << 32) - left[SUMS + bins[i]] - left[SUMS + bins[k]]
                     if distance < nearest:
                         first, second, nearest = i, k, distance
                     found += 1
@@ -132,188 +216,177 @@ def _best_pair(room, goal, grain, images_left, patches_left, tokens, vision, ima
     return first, second
 
 
-ENOUGH = 512
-"""Pairs after which a search that has found one of the right vision ends."""
-LISTED = 3
-"""Samples of a length that a search looks at."""
-BINS = 32
-"""Parts by length, of equal size at first. The fullest opens a row, so lengths stay as varied to the last row."""
-GRAINS = 12
-"""Vision that differs by less than this part of a row's counts as the same: then the fuller bin decides."""
-CANDIDATES = 8
-"""Samples that a piece in the middle of a row is chosen from."""
-THIRDS = 24
-"""Samples that are tried as a third, when no two fill a row."""
-SHORT = 48
-"""Rows may stay short by so many tokens before the search gives up, in steps of one."""
-
-
 @njit(cache=True)
-def _next_random(state):  # type: ignore[no-untyped-def]
-    state[0] = state[0] * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-    return np.int64(state[0] >> np.uint64(33))
-
-
-@njit(cache=True)
-def _any(stock, left, random):  # type: ignore[no-untyped-def]
-    """A sample of the stock, any with the same chance."""
-    number, part, size = _next_random(random) % left[0], 0, len(stock) // BINS
-    while number >= left[2 + part]:
-        number -= left[2 + part]
-        part += 1
-    return stock[part * size + number]
-
-
-@njit(cache=True)
-def _from_fullest(stock, left, random):  # type: ignore[no-untyped-def]
-    """A sample of the bin that has most left; of several the one of the longest."""
-    fullest = BINS - 1
-    for part in range(BINS - 2, -1, -1):
-        if left[2 + part] > left[2 + fullest]:
-            fullest = part
-    return stock[fullest * (len(stock) // BINS) + _next_random(random) % left[2 + fullest]]
-
-
-@njit(cache=True)
-def fill_rows(tokens, vision, images, bins, seeds, rows, length, max_images, max_patches, final):  # type: ignore[no-untyped-def]
-    """Rows out of samples: the longest left opens a row, pieces that keep its vision at the average follow, and the last
-    two are looked up so that it is exactly full.
-
-    Args:
-        bins: [n] which of BINS equal parts of the samples, by length, each belongs to.
-        seeds: samples that open rows before all others.
-        final: rows until nothing is left.
-    Returns:
-        (samples row by row, [rows + 1] starts, samples that are left)
-    """
-    n = len(tokens)
-    head = np.full(length + 1, NONE, np.int64)
-    after, before = np.full(n, NONE, np.int64), np.full(n, NONE, np.int64)
-    stock, place = np.empty(BINS * (n // BINS + 1), np.int64), np.full(n, NONE, np.int64)
-    left = np.zeros(2 + BINS, np.int64)
-    for i in range(n - 1, -1, -1):
-        _give(i, tokens, head, after, before, stock, place, left, bins)
-    seen_left = np.int64(0)
-    for i in range(n):
-        seen_left += vision[i]
-    order = np.empty(n, np.int64)
-    starts = np.zeros((n if final else rows) + 1, np.int64)
-    random = np.array([0x9E3779B97F4A7C15], np.uint64)
-    done = row = at = 0
-    while left[0] > 0 and (final or row < rows):
-        while at < len(seeds) and place[seeds[at]] == NONE:
-            at += 1
-        goal = seen_left * length // left[1]
-        if at < len(seeds):
-            i = seeds[at]
-        else:
-            i = _from_fullest(stock, left, random)
-        room, seen, pictures = length, np.int64(0), np.int64(0)
-        while i != NONE:
-            _take(i, tokens, head, after, before, stock, place, left, bins)
-            order[done] = i
-            done += 1
-            room -= tokens[i]
-            seen += vision[i]
-            pictures += images[i]
-            i = NONE
-            if left[0] == 0 or room == 0:
-                break
-            mean = left[1] // left[0]
-            if 2 * room > 5 * mean:
-                best = np.int64(1) << 60
-                for c in range(CANDIDATES):
-                    k = _any(stock, left, random) if c % 2 else _from_fullest(stock, left, random)
-                    if tokens[k] > room or pictures + images[k] > max_images or seen + vision[k] > max_patches:
-                        continue
-                    off = abs((seen + vision[k]) * length - goal * (length - room + tokens[k]))
-                    if off < best:
-                        i, best = k, off
-                if i != NONE:
-                    continue
-            first, second = _finish(
-                room, goal - seen, goal // GRAINS + 1, max_images - pictures, max_patches - seen, tokens, vision, images, head, after, stock, left, bins, random
-            )
-            if first == NONE:
-                break
-            if second != NONE:
-                _take(second, tokens, head, after, before, stock, place, left, bins)
-                order[done] = second
-                done += 1
-                room -= tokens[second]
-                seen += vision[second]
-                pictures += images[second]
-            i = first
-        seen_left -= seen
-        row += 1
-        starts[row] = done
-    if not final:
-        for r in range(row, rows):
-            starts[r + 1] = done
-        row = rows
-    starts = starts[: row + 1]
-    _exchange(order, starts, tokens, vision, images, length, max_images, max_patches, head, after, before, stock, place, left, bins)
-    return order[:done], starts, np.flatnonzero(place != NONE)
-
-
-@njit(cache=True)
-def _finish(room, goal, grain, images_left, patches_left, tokens, vision, images, head, after, stock, left, bins, random):  # type: ignore[no-untyped-def]
-    """Samples that come next to the end of a row: one or two that fill it, one of three that do, or the nearest below."""
-    first, second = _best_pair(room, goal, grain, images_left, patches_left, tokens, vision, images, head, after, left, bins)
+def _finish(room, goal, grain, limits, samples, stock):  # type: ignore[no-untyped-def]
+    """What comes next near the end of a row: one or two that fill it, one of three that do, or the longest that fits."""
+    first, second = _pair(room, goal, grain, limits, samples, stock)
     if first != NONE:
         return first, second
     for _ in range(THIRDS):
-        k = _any(stock, left, random)
-        rest = room - tokens[k]
-        if rest < 1 or images[k] > images_left or vision[k] > patches_left:
+        k = _any(stock)
+        rest = room - samples.tokens[k]
+        if rest < 1 or samples.images[k] > limits.images or samples.vision[k] > limits.vision:
             continue
-        saved = head[tokens[k]]
-        first, second = _best_pair(
-            rest, goal - vision[k], grain, images_left - images[k], patches_left - vision[k], tokens, vision, images, head, after, left, bins
-        )
+        less = Limits(rest, limits.images - samples.images[k], limits.vision - samples.vision[k])
+        first, second = _pair(rest, goal - samples.vision[k], grain, less, samples, stock)
         if first != NONE and first != k and second != k:
             return k, NONE
-        head[tokens[k]] = saved
     for short in range(1, min(SHORT, room - 1) + 1):
-        first, second = _best_pair(room - short, goal, grain, images_left, patches_left, tokens, vision, images, head, after, left, bins)
+        first, second = _pair(room - short, goal, grain, limits, samples, stock)
         if first != NONE:
             return first, second
-    for size in range(room, 0, -1):
-        i, tries = head[size], 0
+    for size in range(min(room, len(stock.head) - 1), 0, -1):
+        i, tries = stock.head[size], 0
         while i != NONE and tries < LISTED:
-            if images[i] <= images_left and vision[i] <= patches_left:
+            if samples.images[i] <= limits.images and samples.vision[i] <= limits.vision:
                 return i, NONE
-            i = after[i]
+            i = stock.after[i]
             tries += 1
     return NONE, NONE
 
 
 @njit(cache=True)
-def _exchange(  # type: ignore[no-untyped-def]
-    order, starts, tokens, vision, images, length, max_images, max_patches, head, after, before, stock, place, left, bins
-):
-    """Rows that stayed short: change one of their samples for one that is left over and longer by just that."""
-    for row in range(len(starts) - 1):
-        room, pictures, seen = length, np.int64(0), np.int64(0)
-        for p in range(starts[row], starts[row + 1]):
-            room -= tokens[order[p]]
-            pictures += images[order[p]]
-            seen += vision[order[p]]
-        if room == 0 or starts[row] == starts[row + 1]:
+def _middle(room, seen, goal, limits, length, samples, stock):  # type: ignore[no-untyped-def]
+    """A piece that leaves the row's vision in step with its length; NONE if none of those tried fits."""
+    chosen, nearest = NONE, np.int64(1) << 60
+    for c in range(CANDIDATES):
+        k = _any(stock) if c % 2 else _from_fullest(stock)
+        if samples.tokens[k] > room or samples.images[k] > limits.images or samples.vision[k] > limits.vision:
             continue
-        changed, gain = NONE, np.int64(0)
-        other = NONE
-        for p in range(starts[row], starts[row + 1]):
-            old = order[p]
-            for more in range(room, gain, -1):
-                if tokens[old] + more > length:
-                    continue
-                k = head[tokens[old] + more]
-                if k != NONE and pictures - images[old] + images[k] <= max_images and seen - vision[old] + vision[k] <= max_patches:
-                    changed, other, gain = p, k, more
+        off = abs((seen + samples.vision[k]) * length - goal * (length - room + samples.tokens[k]))
+        if off < nearest:
+            chosen, nearest = k, off
+    return chosen
+
+
+@njit(cache=True)
+def _row(opener, late, out, limits, samples, stock):  # type: ignore[no-untyped-def]
+    """One row, opened by sample `opener`, then with all of `late` that fits. Returns (samples written to `out`, tokens free)."""
+    goal = stock.left[2] * limits.length // stock.left[1]
+    grain = goal // GRAINS + 1
+    room, seen, pictures, count, at = limits.length, np.int64(0), np.int64(0), 0, 0
+    first, second = opener, NONE
+    while first != NONE:
+        for i in (first, second):
+            if i != NONE:
+                _take(i, samples, stock)
+                out[count] = i
+                count += 1
+                room -= samples.tokens[i]
+                seen += samples.vision[i]
+                pictures += samples.images[i]
+        first, second = NONE, NONE
+        if stock.left[0] == 0 or room == 0:
+            break
+        free = Limits(room, limits.images - pictures, limits.vision - seen)
+        while at < len(late) and first == NONE:
+            i = late[at]
+            fits = stock.place[i] != NONE and samples.tokens[i] <= room
+            if fits and samples.images[i] <= free.images and samples.vision[i] <= free.vision:
+                first = i
+            at += 1
+        if first == NONE and 2 * room * stock.left[0] > 5 * stock.left[1]:
+            first = _middle(room, seen, goal, free, limits.length, samples, stock)
+        if first == NONE:
+            first, second = _finish(room, goal - seen, grain, free, samples, stock)
+    return count, room
+
+
+@njit(cache=True)
+def fill_rows(samples, late, longest_first, rows, limits, final):  # type: ignore[no-untyped-def]
+    """Rows out of samples.
+
+    Args:
+        late: samples that are placed before all others, the longest first.
+        longest_first: [n] samples in the order in which they open rows; empty: the fullest bin does.
+        final: rows until nothing is left; `rows` is ignored.
+
+    Returns:
+        (samples row by row, [rows + 1] starts, samples that are left)
+    """
+    n, length = len(samples.tokens), limits.length
+    none = np.full(n, NONE, np.int64)
+    slots = np.empty(BINS * (n // BINS + 1), np.int64)
+    stock = Stock(
+        np.full(length + 1, NONE, np.int64),
+        none.copy(),
+        none.copy(),
+        slots,
+        none.copy(),
+        np.zeros(SUMS + BINS, np.int64),
+        np.array([0x9E3779B97F4A7C15], np.uint64),
+    )
+    for i in range(n - 1, -1, -1):
+        _give(i, samples, stock)
+    order, starts = np.empty(n, np.int64), np.zeros((n if final else rows) + 1, np.int64)
+    best, tried = np.empty(n, np.int64), np.empty(n, np.int64)
+    done = row = at = opened = 0
+    while stock.left[0] > 0 and (final or row < rows):
+        while at < len(late) and stock.place[late[at]] == NONE:
+            at += 1
+        least, kept = length + 1, 0
+        for attempt in range(ATTEMPTS):
+            while opened < len(longest_first) and stock.place[longest_first[opened]] == NONE:
+                opened += 1
+            if at < len(late):
+                opener = late[at]
+            elif opened < len(longest_first) and attempt == 0:
+                opener = longest_first[opened]
+            else:
+                opener = _any(stock) if attempt else _from_fullest(stock)
+            count, room = _row(opener, late[at:], tried, limits, samples, stock)
+            if room < least:
+                best[:count] = tried[:count]
+                least, kept = room, count
+                if room * 64 <= length or stock.left[0] == 0:
                     break
-        if changed != NONE:
-            old = order[changed]
-            _take(other, tokens, head, after, before, stock, place, left, bins)
-            order[changed] = other
-            _give(old, tokens, head, after, before, stock, place, left, bins)
+            for p in range(count - 1, -1, -1):
+                _give(tried[p], samples, stock)
+        for p in range(kept):
+            if stock.place[best[p]] != NONE:
+                _take(best[p], samples, stock)
+        order[done : done + kept] = best[:kept]
+        done += kept
+        row += 1
+        starts[row] = done
+    if not final:
+        starts[row + 1 :] = done
+        row = rows
+    return order[:done], starts[: row + 1], np.flatnonzero(stock.place != NONE)
+
+
+@njit(cache=True)
+def even_out(dealt, features, tries):  # type: ignore[no-untyped-def]
+    """Exchange blocks between steps while that brings the steps' sums nearer to zero. Returns `dealt` [steps, per_step].
+
+    Args:
+        features: [blocks, F], each column around zero.
+    """
+    steps, per_step = dealt.shape
+    width = features.shape[1]
+    sums = np.zeros((steps, width), np.int64)
+    for step in range(steps):
+        for block in dealt[step]:
+            sums[step] += features[block]
+    state = np.uint64(0x2545F4914F6CDD1D)
+    for _ in range(tries):
+        state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+        number = np.int64(state >> np.uint64(20))
+        one, other = number % steps, number // steps % steps
+        if one == other:
+            continue
+        number //= steps * steps
+        i, k = number % per_step, number // per_step % per_step
+        a, b = dealt[one, i], dealt[other, k]
+        change = np.int64(0)
+        for f in range(width):
+            more = features[b, f] - features[a, f]
+            # (s + d)^2 + (t - d)^2 - s^2 - t^2 = 2 d (s - t + d)
+            change += more * (sums[one, f] - sums[other, f] + more)
+        if change < 0:
+            for f in range(width):
+                more = features[b, f] - features[a, f]
+                sums[one, f] += more
+                sums[other, f] -= more
+            dealt[one, i], dealt[other, k] = b, a
+    return dealt

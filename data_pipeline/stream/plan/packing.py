@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_LIMIT = 1 << 40
+FEW = 5
+"""Half samples of a row below which the longest opens a row."""
 
 
 def pack(
@@ -37,15 +39,22 @@ def pack(
     Returns:
         (order [m], starts [rows + 1], left [k]): row r holds samples order[starts[r]:starts[r + 1]]; `left` ascends.
     """
-    from data_pipeline.stream.plan.kernels import BINS, fill_rows
+    from data_pipeline.stream.plan.kernels import BINS, Limits, Samples, fill_rows
 
-    wide = tokens.astype(np.int64)
+    wide, count = tokens.astype(np.int64), len(tokens)
+    by_length = np.argsort(wide, kind="stable")
+    bins = np.empty(count, np.int64)
+    bins[by_length] = np.arange(count) * BINS // max(1, count)
     late = np.flatnonzero(age >= max_age)
-    seeds = late[np.argsort(-wide[late], kind="stable")]
-    bins = np.empty(len(wide), np.int64)
-    bins[np.argsort(wide, kind="stable")] = np.arange(len(wide)) * BINS // max(1, len(wide))
-    limits = (NO_LIMIT if max_images is None else max_images, NO_LIMIT if max_patches is None else max_patches)
+    late = late[np.argsort(-wide[late], kind="stable")]
+    # Where a row hardly holds two samples there is little to choose, and what is long must find its match early.
+    few = 2 * count * length < FEW * wide.sum()
+    limits = Limits(
+        length, NO_LIMIT if max_images is None else max_images, NO_LIMIT if max_patches is None else max_patches
+    )
+    samples = Samples(wide, vision.astype(np.int64), images.astype(np.int64), bins)
+    openers = by_length[::-1].copy() if few else np.zeros(0, np.int64)
     found: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] = fill_rows(
-        wide, vision.astype(np.int64), images.astype(np.int64), bins, seeds, rows, length, *limits, final
+        samples, late, openers, rows, limits, final
     )
     return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.stream.plan.balance import arrange
+from data_pipeline.stream.plan.balance import Features, arrange
 from data_pipeline.stream.plan.draw import Lengths
 from data_pipeline.stream.plan.packing import pack
 from data_pipeline.stream.plan.rows import Drawn, PlannedStep
@@ -14,6 +14,9 @@ from data_pipeline.stream.plan.state import Carry
 
 SPARE_ROWS = 16
 """So many rows' worth of tokens more than fit are drawn: the last rows find samples of the very length that is missing."""
+
+MOST_SOURCES = 16
+"""So many sources' shares are evened out between steps."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,19 @@ def carried(carry: Carry, tables: Sequence[Lengths]) -> tuple[list[Drawn], NDArr
     return parts, carry.age
 
 
+def _features(samples: Drawn, starts: NDArray[np.int64]) -> Features:
+    """In what the steps of a window should be alike: samples (so mean length), plain text among them, each source's.
+
+    Not in vision: rows are alike in it already, and what little it varies must not follow the windows.
+    """
+    text = samples.images == 0
+    masks = [text] if 0 < text.sum() < len(text) else []
+    sources = np.unique(samples.source).tolist()
+    masks += [samples.source == source for source in sources[: MOST_SOURCES if len(sources) > 1 else 0]]
+    counts = [np.add.reduceat(mask.astype(np.int64), starts[:-1]) for mask in masks]
+    return [np.diff(starts), *counts]
+
+
 def pack_window(
     number: int, pool: Drawn, age: NDArray[np.int32], settings: PlanSettings, rng: np.random.Generator, final: bool = False
 ) -> tuple[Window, Carry]:
@@ -93,7 +109,7 @@ def pack_window(
         np.add.reduceat(values, starts[:-1]) if len(values) else np.zeros(0, np.int64)
         for values in (samples.tokens.astype(np.int64), samples.patches.astype(np.int64), samples.tokens.astype(np.int64) ** 2)
     )
-    rows = arrange(tokens, patches, attention, settings.rows_per_step, settings.balance, rng)
+    rows = arrange(tokens, patches, attention, _features(samples, starts), settings.rows_per_step, settings.balance, rng)
     sizes = np.diff(starts)[rows]
     ends = np.cumsum(sizes)
     # Position p of the new order is p - (its row's start) behind its row's old start.

