@@ -27,9 +27,11 @@ INDEX_SCHEMA = pa.schema(
         ("width", pa.list_(pa.int32())),
         ("height", pa.list_(pa.int32())),
         ("text_chars", pa.int32()),
+        ("header_hash", pa.uint64()),
     ]
 )
-"""Offsets and sizes are of a member's data in the tar, hashes xxh3-64 of it."""
+"""Offsets and sizes are of a member's data in the tar, hashes xxh3-64 of it; `header_hash` is that of the sample's tar
+headers, pictures first, joined."""
 
 OUTCOME_SCHEMA = pa.schema(
     [
@@ -65,6 +67,7 @@ class _Members:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.size = 0
+        self.headers = xxhash.xxh3_64()
 
     def add(self, name: str, data: bytes) -> tuple[int, int, int]:
         """Offset, size and hash of the member's data."""
@@ -72,6 +75,7 @@ class _Members:
         info.size, info.mode, info.mtime = len(data), 0o644, 0
         header = info.tobuf(tarfile.USTAR_FORMAT)
         offset, padding = self.size + len(header), -len(data) % BLOCK
+        self.headers.update(header)
         self.pieces += [header, data, b"\0" * padding]
         self.size = offset + len(data) + padding
         return offset, len(data), digest(data)
@@ -95,6 +99,7 @@ def encode_sample(sample: Sample) -> tuple[list[bytes], int, dict[str, Any]]:
         "width": [i.width for i in sample.infos],
         "height": [i.height for i in sample.infos],
         "text_chars": len(text or ""),
+        "header_hash": members.headers.intdigest(),
     }
     return members.pieces, members.size, row
 

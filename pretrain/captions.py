@@ -8,7 +8,7 @@ import numpy as np
 
 from configs.errors import UserError
 from data_pipeline.storage import put
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 from pretrain.answering import OpenRun
 from pretrain.generate import Generator
 from pretrain.heldout import heldout_loss

@@ -22,7 +22,7 @@ from configs.model import EfficientNetLite0, ModelConfig
 from data_pipeline.storage import put
 from data_pipeline.stream.images import decode, fit
 from data_pipeline.stream.layout import Geometry, geometry_of, grid_of
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 from pretrain.mesh import Mesh
 from pretrain.model.cnn import load_efficientnet, safetensors_of
 

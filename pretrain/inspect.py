@@ -52,7 +52,7 @@ def describe(recipe: TrainRecipe, data: OpenData, sample: int) -> dict[str, Any]
     large = parameters_of(recipe.model, vocabulary) > LARGE
     planned = shapes_of(recipe.model, sizes, encoded.text_tokens, batch.label_tokens, vocabulary)
     return {
-        "key": dataset.keys[sample],
+        "key": dataset.key(sample),
         "text": talk.text,
         "messages": [[message.role, message.content] for message in talk.messages or ()],
         "pictures": [{"size": list(size), "grid": list(grid_of(*size, data.geometry))} for size in sizes],

@@ -9,7 +9,7 @@ from configs.model import EfficientNetLite0
 from data_pipeline.stream.collate import Ready
 from data_pipeline.stream.images import decode, fit
 from data_pipeline.stream.layout import grid_of
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 from pretrain.answering import OpenRun
 from pretrain.features import FeatureCache
 from pretrain.generate import Prompt

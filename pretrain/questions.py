@@ -7,7 +7,7 @@ shows them.
 from dataclasses import dataclass
 
 from data_pipeline.sample import IMAGE_MARK, Message
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")

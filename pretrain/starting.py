@@ -11,7 +11,7 @@ from configs.errors import UserError
 from configs.model import EfficientNetLite0
 from configs.schema import TrainRecipe
 from data_pipeline.stream.loader import Loader
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 from pretrain import checkpoint as checkpoints
 from pretrain.engine import Engine, born
 from pretrain.features import FeatureCache

@@ -14,7 +14,7 @@ from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.collate import Ready, collate
 from data_pipeline.stream.images import decode
 from data_pipeline.stream.layout import geometry_of
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 from pretrain.engine import Engine
 from pretrain.features import FeatureCache
 from pretrain.generate import Generator, Prompt
@@ -127,7 +127,7 @@ class Validation:
                 )
             )
             prompt = "" if messages is None else messages[0].content.replace("<image>", "")
-            rows.append({"index": index, "key": self.dataset.keys[index], "prompt": prompt, "truth": truth})
+            rows.append({"index": index, "key": self.dataset.key(index), "prompt": prompt, "truth": truth})
         if not prompts:
             return []
         generator = Generator(self.model, self.chat, self.geometry, self.mesh, fixed_steps=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.errors import UserError
 from data_pipeline.storage import put
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 from pretrain.answering import OpenRun
 from pretrain.asking import ask
 from pretrain.baselines import TextOnly, accuracy

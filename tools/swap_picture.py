@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 
 SIDE, GAP, LINE, TYPE = 208, 24, 34, 22
 INK, PALE, PAPER = (28, 30, 36), (110, 114, 124), (255, 255, 255)

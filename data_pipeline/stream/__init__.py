@@ -14,7 +14,7 @@ counts/        lengths of a dataset's samples, counted once and kept beside it
 layout.py      size of a picture -> its visual tokens: the function that planner and collator share
 tables.py      a recipe's data, opened: datasets, chat, geometry, planner
 plan/          lengths -> rows -> optimizer steps; the same on any number of ranks
-reader.py      random access to a dataset folder, every member checked against its hash
+read/          samples at random out of tars, local or remote, every byte checked
 images.py      stored bytes -> pixels -> grid -> patches
 collate.py     samples -> batch, with exactly the planned counts
 batch.py       the one object that the model eats

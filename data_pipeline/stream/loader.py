@@ -21,7 +21,7 @@ from data_pipeline.stream.collate import Ready, collate
 from data_pipeline.stream.images import decode
 from data_pipeline.stream.layout import grid_of
 from data_pipeline.stream.plan.planner import Draw, PlannedRow, PlannedStep
-from data_pipeline.stream.reader import BadSample
+from data_pipeline.stream.read.dataset import BadSample
 from data_pipeline.stream.tables import open_data
 
 AHEAD = 2

@@ -9,7 +9,7 @@ from configs.errors import UserError
 from data_pipeline.manifest import NAME
 from data_pipeline.sample import IMAGE_MARK
 from data_pipeline.storage import put
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 
 
 def texts_of(dataset: Dataset) -> Iterator[str]:

@@ -129,7 +129,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from configs.load import load_recipe
-    from data_pipeline.stream.reader import Dataset
+    from data_pipeline.stream.read.dataset import Dataset
     from pretrain.cli.preflight import check_run, first_here
 
     check_run(args.run)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from PIL import Image
 
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 
 SIDE = 96
 

@@ -11,7 +11,7 @@ from data_pipeline.sample import Message
 from data_pipeline.stream.batch import NO_TARGET
 from data_pipeline.stream.chat import Encoded
 from data_pipeline.stream.collate import Ready, collate
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 from pretrain.answering import OpenRun
 from pretrain.asking import ask
 from pretrain.captions import evaluate_captions

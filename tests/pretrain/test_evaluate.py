@@ -10,7 +10,7 @@ import torch
 
 from configs.errors import UserError
 from data_pipeline.stream.images import decode
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 from pretrain import captions as caption_module
 from pretrain import vqa
 from pretrain.evaluate import evaluate, summary_of

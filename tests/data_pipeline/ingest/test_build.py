@@ -21,7 +21,7 @@ from data_pipeline.ingest.verify import verify
 from data_pipeline.manifest import read_manifest
 from data_pipeline.sample import Reject, key_of
 from data_pipeline.shard import read_table
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 from tests.data_pipeline.conftest import build_recipe, contents, encoded, fill, noise, write_json
 
 pytestmark = pytest.mark.usefixtures("here")

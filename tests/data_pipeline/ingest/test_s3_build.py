@@ -11,7 +11,7 @@ from data_pipeline import storage
 from data_pipeline.ingest.job import build
 from data_pipeline.ingest.verify import verify
 from data_pipeline.storage import join, listdir, put, read_bytes
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 from tests.data_pipeline.conftest import build_recipe, contents, encoded, noise
 from tests.support.s3_server import S3Server
 

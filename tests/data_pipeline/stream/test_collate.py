@@ -11,7 +11,7 @@ from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.collate import Ready, collate, widen
 from data_pipeline.stream.images import decode
 from data_pipeline.stream.layout import Geometry, grid_of, layout
-from data_pipeline.stream.reader import Dataset
+from data_pipeline.stream.read.dataset import Dataset
 
 LENGTH = 128
 GEOMETRY = {"vit": Geometry(14, 2, "native", 1, 8), "cnn": Geometry(28, 1, "native", 1, 8)}
@@ -22,7 +22,7 @@ def ready(world: Path, chat: Chat, name: str, index: int) -> Ready:
     stored = dataset.read(index)
     sizes = dataset.sizes(index)
     encoded = chat.encode(stored.conversation, len(sizes))
-    return Ready(encoded, sizes, images=[decode(data) for data in stored.images], info={"key": dataset.keys[index]})
+    return Ready(encoded, sizes, images=[decode(data) for data in stored.images], info={"key": dataset.key(index)})
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from configs.schema import TrainRecipe
 from data_pipeline.shard import read_table
 from data_pipeline.stream.batch import NO_TARGET, Batch
 from data_pipeline.stream.loader import Loader
-from data_pipeline.stream.reader import BadSample, Dataset
+from data_pipeline.stream.read.dataset import BadSample, Dataset
 from data_pipeline.stream.statistics import pack_statistics, pack_table, stream_rows
 from tests.data_pipeline.stream.conftest import train_recipe
 
@@ -176,7 +176,7 @@ def test_a_flipped_byte_is_a_filler_on_every_topology(column: str, world: Path, 
     )
     index = draw[2]
     key = flip(copy / "captions", whole.datasets[0].shard_of(index), index % 20, column)
-    assert key == whole.datasets[0].keys[index]
+    assert key == whole.datasets[0].key(index)
     wanted = rows_of(whole.build(step))
     for size in (1, 3):
         ranks = [Loader(train_recipe(copy, rows_per_rank=1), dp_rank=rank, dp_size=size) for rank in range(size)]
@@ -238,7 +238,7 @@ def test_the_reader_names_what_is_wrong(copy: Path) -> None:
     key = flip(copy / "talks", "00001", 3, "json_offset")
     with pytest.raises(BadSample, match=rf"sample {key} of .*00001\.tar \(bytes \d+-\d+\)") as caught:
         dataset.read(23)
-    assert caught.value.key == key == dataset.keys[23]
+    assert caught.value.key == key == dataset.key(23)
     assert dataset.shard_of(23) == "00001" and len(dataset) == 50
     (copy / "talks" / "00002.tar").unlink()
     with pytest.raises(RunError, match="is gone"):

@@ -1,0 +1,69 @@
+"""Bytes of local tars: mapped into memory, or read where mapping is risky."""
+
+import mmap
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+from configs.errors import RunError
+
+MAPPED = 64
+"""Tars that stay mapped; more are opened anew."""
+RISKY = frozenset(("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb3", "cifs", "9p", "afs", "panfs", "wekafs"))
+"""File systems where a mapped page that cannot be read kills the process, and locks are no locks."""
+
+
+def file_system(path: str, mounts: str = "/proc/mounts") -> str:
+    """Type of the file system that holds `path`; empty where the system does not say."""
+    try:
+        lines = Path(mounts).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    real, best, kind = os.path.realpath(path), "", ""
+    for line in lines:
+        fields = line.split(" ")
+        place = fields[1].replace("\\040", " ") if len(fields) > 2 else ""
+        inside = real == place or real.startswith(place.rstrip("/") + "/")
+        if place and inside and len(place) >= len(best):
+            best, kind = place, fields[2]
+    return kind
+
+
+def is_risky(path: str) -> bool:
+    """Whether files there should not be mapped or locked: network and user-space file systems."""
+    kind = file_system(path)
+    return kind.split(".")[0] in RISKY
+
+
+class LocalTars:
+    """The tars of a folder; several are kept open. A tar that is gone ends the job: the dataset changed under it."""
+
+    def __init__(self, folder: str):
+        self.risky = is_risky(folder)
+        self._maps: OrderedDict[str, mmap.mmap | bytes] = OrderedDict()
+
+    def view(self, path: str, start: int, end: int) -> tuple[memoryview | bytes, int]:
+        """(bytes that hold start ... end - 1 as far as the tar goes, the offset at which they begin).
+
+        Raises:
+            RunError: the tar is gone.
+        """
+        try:
+            if self.risky:
+                with open(path, "rb", buffering=0) as stream:
+                    return os.pread(stream.fileno(), end - start, start), start
+            return memoryview(self._mapped(path)), 0
+        except FileNotFoundError:
+            raise RunError(f"{path} is gone: the dataset changed under the run; run `looksay data verify`") from None
+
+    def _mapped(self, path: str) -> mmap.mmap | bytes:
+        if path in self._maps:
+            self._maps.move_to_end(path)
+            return self._maps[path]
+        with open(path, "rb") as stream:
+            empty = os.fstat(stream.fileno()).st_size == 0  # nothing to map
+            found: mmap.mmap | bytes = b"" if empty else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._maps[path] = found
+        if len(self._maps) > MAPPED:
+            self._maps.popitem(last=False)  # its views, if any, keep it alive
+        return found

@@ -1,0 +1,141 @@
+"""Bytes over the network: neighbours in one request, slow requests asked twice, failures retried to a deadline."""
+
+import collections
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from configs.data import ReadConfig
+from configs.errors import RunError
+from data_pipeline.storage import read_range
+from data_pipeline.stream.read.cache import DiskCache
+from data_pipeline.stream.read.members import BadSample, Place, StoredSample, cut
+
+GAP = 256 * 1024
+"""Bytes between two samples that are fetched along rather than asked around: about what a request costs in time."""
+LARGEST = 8 << 20
+"""Of one request."""
+REMEMBERED = 256
+LEAST_HEDGE = 0.1
+FIRST_HEDGE = 1.0
+"""Seconds before a second request, while it is not known how long one takes."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range of a tar, and which of the places asked for lie in it."""
+
+    tar: str
+    start: int
+    end: int
+    members: tuple[int, ...]
+
+
+def spans(places: Sequence[Place]) -> list[Span]:
+    """Ranges that hold all places: neighbours joined where the gap is small."""
+    order = sorted(range(len(places)), key=lambda k: (places[k].tar, places[k].start))
+    out: list[Span] = []
+    for k in order:
+        place = places[k]
+        last = out[-1] if out else None
+        near = last is not None and last.tar == place.tar and place.start - last.end <= GAP
+        if last is not None and near and max(place.end, last.end) - last.start <= LARGEST:
+            out[-1] = Span(last.tar, last.start, max(last.end, place.end), (*last.members, k))
+        else:
+            out.append(Span(place.tar, place.start, place.end, (k,)))
+    return out
+
+
+class Hedged:
+    """Runs a request, and a second one when the first takes longer than requests usually do; the first answer counts."""
+
+    def __init__(self, pool: ThreadPoolExecutor, hedge_seconds: float | None, retry_seconds: float):
+        self.pool, self.fixed, self.retry_seconds = pool, hedge_seconds, retry_seconds
+        self.hedges = 0
+        self._seconds: collections.deque[float] = collections.deque(maxlen=REMEMBERED)
+        self._lock = threading.Lock()
+
+    def patience(self) -> float:
+        """Seconds after which a second request is made: three times what 95 of 100 take."""
+        if self.fixed is not None:
+            return self.fixed
+        with self._lock:
+            known = sorted(self._seconds)
+        return max(LEAST_HEDGE, 3 * known[int(0.95 * (len(known) - 1))]) if len(known) >= 20 else FIRST_HEDGE
+
+    def get(self, path: str, request: Callable[[], bytes]) -> bytes:
+        """The bytes of whichever request answers first.
+
+        Raises:
+            RunError: none did within `retry_seconds`.
+        """
+        started = time.monotonic()
+        running = {self.pool.submit(self._timed, request)}
+        error: BaseException | None = None
+        while time.monotonic() - started < self.retry_seconds:
+            done, running = wait(running, timeout=self.patience(), return_when=FIRST_COMPLETED)
+            for future in done:
+                failed = future.exception()
+                if failed is None:
+                    return future.result()
+                if not isinstance(failed, OSError | RunError) or isinstance(failed, FileNotFoundError):
+                    raise failed
+                error = failed
+            if len(running) < 2:
+                self.hedges += bool(running)
+                running.add(self.pool.submit(self._timed, request))
+        raise RunError(f"{path} could not be read for {self.retry_seconds:.0f} s ({error}): check the storage") from error
+
+    def _timed(self, request: Callable[[], bytes]) -> bytes:
+        start = time.monotonic()
+        data = request()
+        with self._lock:
+            self._seconds.append(time.monotonic() - start)
+        return data
+
+
+class RemoteTars:
+    """The tars of a remote folder."""
+
+    def __init__(self, folder: str, identity: str, config: ReadConfig):
+        self.config = config
+        self.cache = DiskCache(config.cache, identity, config.cache_gb) if config.cache else None
+        self._pool = ThreadPoolExecutor(config.connections, "fetch")
+        self._callers = ThreadPoolExecutor(config.connections, "read")
+        self.hedged = Hedged(self._pool, config.hedge_seconds, config.retry_seconds)
+
+    def read(self, places: Sequence[Place], check: bool) -> list[StoredSample | BadSample]:
+        """Samples in the order of their places."""
+        found: list[StoredSample | BadSample | None] = [None] * len(places)
+        missing = list(range(len(places)))
+        if self.cache is not None:
+            missing = [k for k in missing if not self._cached(places[k], k, found)]
+        joined = spans([places[k] for k in missing])
+        answers: list[Future[bytes]] = [self._callers.submit(self._fetch, span) for span in joined]
+        for span, answer in zip(joined, answers, strict=True):
+            data = memoryview(answer.result())
+            for member in span.members:
+                place = places[missing[member]]
+                sample = cut(place, data, span.start, check)
+                found[missing[member]] = sample
+                if self.cache is not None and isinstance(sample, StoredSample):
+                    self.cache.put(place.tar, place.start, data[place.start - span.start : place.end - span.start])
+        return [sample for sample in found if sample is not None]
+
+    def _cached(self, place: Place, number: int, found: list[StoredSample | BadSample | None]) -> bool:
+        """Whether the node's disk has it. Bytes there are always checked: a worn disk must not become a bad sample."""
+        assert self.cache is not None
+        data = self.cache.get(place.tar, place.start, place.end - place.start)
+        if data is None:
+            return False
+        sample = cut(place, memoryview(data), place.start, True)
+        if isinstance(sample, BadSample):
+            self.cache.drop(place.tar, place.start)
+            return False
+        found[number] = sample
+        return True
+
+    def _fetch(self, span: Span) -> bytes:
+        return self.hedged.get(span.tar, lambda: read_range(span.tar, span.start, span.end - span.start))
