@@ -35,7 +35,6 @@ WINDOW, CHUNK = 4096, 64
 SLOW = {"torchtitan (grain), 8 bins": 10_000}
 """Peers that are shown only so many samples: their buffers hold far fewer."""
 RUNS = 3
-RANDOM_PLANS = 40
 
 
 @dataclass
@@ -47,6 +46,10 @@ class Plan:
     loads: Loads
     kernel: float = 0.0
     seconds: float = 0.0
+    text: Any = None
+    """[samples] True where it has no picture."""
+    source: Any = None
+    """[samples] True where it is of the second source of a mixture."""
 
 
 def repeated(lengths: LengthSet, times: int) -> LengthSet:
@@ -61,8 +64,8 @@ def loads_of(lengths: LengthSet, sample: np.ndarray, pack: np.ndarray) -> Loads:
     return Loads.of(lengths.tokens[sample].astype(np.int32), patches.astype(np.int32), starts.astype(np.int64))
 
 
-def planned(lengths: LengthSet, length: int, rows_per_step: int = 512) -> Plan:
-    """One epoch by the production planner; the fastest of RUNS counts."""
+def planned(lengths: LengthSet, length: int, rows_per_step: int = 512, runs: int = RUNS) -> Plan:
+    """One epoch by the production planner; the fastest run counts."""
     settings = PlanSettings(length, rows_per_step, WINDOW // rows_per_step, CHUNK)
     kernels = (window_module.pack, window_module.arrange)
     spent = [0.0]
@@ -79,14 +82,15 @@ def planned(lengths: LengthSet, length: int, rows_per_step: int = 512) -> Plan:
     best = (np.inf, np.inf)
     window_module.pack, window_module.arrange = (timed(kernel) for kernel in kernels)
     try:
-        for _ in range(RUNS):
+        for _ in range(runs):
             spent[0], start = 0.0, time.perf_counter()
             windows = list(pack_epoch(lengths, settings, seed=0))
             best = min(best, (spent[0], time.perf_counter() - start))
     finally:
         window_module.pack, window_module.arrange = kernels
     columns = plan_columns(iter(windows))
-    return Plan(**columns, loads=loads_of(lengths, **columns), kernel=best[0], seconds=best[1])
+    loads, text = loads_of(lengths, **columns), lengths.vision[columns["sample"]] == 0
+    return Plan(**columns, loads=loads, kernel=best[0], seconds=best[1], text=text)
 
 
 def draw_order(lengths: LengthSet, length: int) -> np.ndarray:
@@ -188,66 +192,9 @@ def part_ranks(args: argparse.Namespace) -> None:
 
 
 def part_steps(args: argparse.Namespace) -> None:
-    """Steps against steps of the same rows in random order; distance from draw to training."""
-    print(
-        "| set, L | rows a step | mean length | text only | over 4 tiles | second set | vision | trend | furthest, windows "
-        "| lockstep DP 8 / 64 |\n" + "|---" * 10 + "|"
-    )
-    sets = [(Path(path).stem, repeated(LengthSet.load(path), 8)) for path in args.lengths]
-    if len(args.lengths) > 1:
-        two = args.lengths[-2:]
-        sets.append(
-            (" + ".join(Path(path).stem for path in two), interleaved([LengthSet.load(path) for path in two], 300_000))
-        )
-    for name, lengths in sets:
-        for length in (8192, 16384):
-            for rows in (64, 128, 256, 512, 1024):
-                plan = planned(lengths, length, rows)
-                ratios, tiles = [], lengths.vision[plan.sample] / lengths.vision_unit
-                columns = [tiles == 0, tiles > 4, (plan.sample % 2 == 1) & ("+" in name)]
-                for values in ("length", *columns):
-                    ratios.append(against_random(plan, values, rows))
-                ratios.append(against_random(plan, "vision", rows))
-                shown = " | ".join("-" if np.isnan(r) else f"{r:.2f}" for r in ratios)
-                print(
-                    f"| {name} {length} | {rows} | {shown} | {trend(plan.loads, rows):+.3f} | "
-                    f"{furthest(lengths, plan, length):.2f} | {100 * worst(plan.loads, length, 8):.2f} / "
-                    f"{100 * worst(plan.loads, length, 64):.2f} |",
-                    flush=True,
-                )
+    from packing_steps import measure
 
-
-def interleaved(sets: list[LengthSet], count: int) -> LengthSet:
-    """`count` samples of each of two sets in turn: those of odd number are the second's. Tiles as the unit of both."""
-    parts = [repeated(one, -(-count // len(one.tokens))) for one in sets]
-    tokens = np.stack([part.tokens[:count] for part in parts], 1).reshape(-1)
-    vision = np.stack([part.vision[:count] * 256 // int(part.vision_unit) for part in parts], 1).reshape(-1)
-    return LengthSet(tokens, vision, 256.0)
-
-
-def against_random(plan: Plan, values: Any, rows: int) -> float:
-    """Variance between steps of mean length, of vision or of a share of samples, in that of random orders of the rows."""
-    held = np.bincount(plan.pack).astype(np.float64)
-    whole = len(held) // rows * rows
-    if isinstance(values, str):
-        top, bottom = (plan.loads.tokens, held) if values == "length" else (plan.loads.patches, np.ones(len(held)))
-    else:
-        top, bottom = np.bincount(plan.pack, values), held
-    top, bottom = top[:whole].astype(np.float64), bottom[:whole]
-
-    def variance(order: np.ndarray) -> float:
-        return float(np.var(top[order].reshape(-1, rows).sum(1) / bottom[order].reshape(-1, rows).sum(1)))
-
-    usual = np.mean([variance(np.random.default_rng(seed).permutation(whole)) for seed in range(RANDOM_PLANS)])
-    return variance(np.arange(whole)) / usual if usual > 0 else float("nan")
-
-
-def furthest(lengths: LengthSet, plan: Plan, length: int) -> float:
-    """Most windows' worth of tokens between where a sample is drawn and where its row is trained."""
-    order = draw_order(lengths, length)
-    drawn = np.empty(len(lengths.tokens))
-    drawn[order] = np.cumsum(lengths.tokens[order]) / (length * WINDOW)
-    return float(np.abs(drawn[plan.sample] - plan.pack / WINDOW).max())
+    measure(args.lengths)
 
 
 def part_mixture(args: argparse.Namespace) -> None:

@@ -18,21 +18,32 @@ def lengths(random: np.random.Generator, sources: int) -> list[np.ndarray]:
     return [np.clip(np.exp(random.normal(scale, 0.8, DRAWS)), 5, 6000).astype(np.int32) for scale in scales]
 
 
-def drift(choices: np.ndarray, weights: np.ndarray, sizes: np.ndarray) -> float:
-    """Most that any source is away from what it should have, over all prefixes, in samples (the longest drawn)."""
+def drift(choices: np.ndarray, weights: np.ndarray, parts: list[np.ndarray], unit: str) -> float:
+    """Most that any source is away from what it should have, over all prefixes.
+
+    In samples; with shares of tokens in the longest sample that was drawn or next in turn so far.
+    """
+    sizes, longest = np.ones(len(choices)), np.ones(len(choices))
+    if unit == "tokens":
+        for source, part in enumerate(parts):
+            own = choices == source
+            sizes[own] = part[: own.sum()]
+            longest = np.maximum(longest, part[np.cumsum(own) - own])
+        longest = np.maximum.accumulate(longest)
     took = np.zeros((len(choices), weights.shape[1]))
     took[np.arange(len(choices)), choices] = sizes
-    wanted = weights * sizes[:, None]
-    away = np.abs(np.cumsum(took, 0) - np.cumsum(wanted, 0)).max(1)
-    return float((away / np.maximum.accumulate(sizes)).max())
+    away = np.abs(np.cumsum(took, 0) - np.cumsum(weights * sizes[:, None], 0)).max(1)
+    return float((away / longest).max())
 
 
-def ours(weights: list[np.ndarray], parts: list[np.ndarray], unit: str) -> tuple[np.ndarray, np.ndarray]:
+def ours(
+    weights: list[np.ndarray], parts: list[np.ndarray], unit: str, foreseen: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Choices and the share that was wanted at each."""
     cursors, credit, longest = np.zeros(len(parts), np.int64), [0.0] * len(parts), 1
     choices, wanted = [], []
-    for shares in weights:
-        mixture = Mixture(shares.tolist(), credit, unit, longest)
+    for shares, after in zip(weights, [*weights[1:], weights[-1]], strict=True):
+        mixture = Mixture(shares.tolist(), credit, unit, longest, after.tolist() if foreseen else ())
         ready = [part[at : at + CHANGED] for part, at in zip(parts, cursors, strict=True)]
         found = mixture.draw(ready, _some(ready, shares))
         choices.append(found)
@@ -61,16 +72,6 @@ def largest_deficit(shares: np.ndarray, parts: list[np.ndarray], unit: str, coun
     return out
 
 
-def sizes_of(choices: np.ndarray, parts: list[np.ndarray], unit: str) -> np.ndarray:
-    if unit == "samples":
-        return np.ones(len(choices))
-    out = np.empty(len(choices))
-    for source, part in enumerate(parts):
-        own = choices == source
-        out[own] = part[: own.sum()]
-    return out
-
-
 def speed(unit: str) -> float:
     """Draws a second of 8 sources, pieces of a window's size."""
     random = np.random.default_rng(0)
@@ -87,20 +88,22 @@ def measure() -> None:
     print(
         f"Furthest from its share that any source is in any prefix, worst of {MIXTURES} random mixtures of 2 to 12 sources.\n"
     )
-    print("| shares of | looksay | weights that change | largest deficit | draws/s, 8 sources |\n|---|---|---|---|---|")
+    print(
+        "| shares of | looksay | weights that change | the same, foreseen | largest deficit | draws/s, 8 sources |\n|---|---|---|---|---|---|"
+    )
     for unit in ("samples", "tokens"):
-        worst = {"fixed": 0.0, "changing": 0.0, "deficit": 0.0}
+        worst = {"fixed": 0.0, "changing": 0.0, "foreseen": 0.0, "deficit": 0.0}
         for seed in range(MIXTURES):
             random = np.random.default_rng(seed)
             sources = int(random.integers(2, 13))
             parts = lengths(random, sources)
             weights = [random.dirichlet(np.full(sources, 0.5)) + 1e-3 for _ in range(6)]
-            for name, used in (("fixed", weights[:1] * 6), ("changing", weights)):
-                choices, wanted = ours(used, parts, unit)
-                worst[name] = max(worst[name], drift(choices, wanted, sizes_of(choices, parts, unit)))
+            for name, used in (("fixed", weights[:1] * 6), ("changing", weights), ("foreseen", weights)):
+                choices, wanted = ours(used, parts, unit, name == "foreseen")
+                worst[name] = max(worst[name], drift(choices, wanted, parts, unit))
             choices = largest_deficit(weights[0], parts, unit, 6000)
             wanted = np.tile(weights[0] / weights[0].sum(), (len(choices), 1))
-            worst["deficit"] = max(worst["deficit"], drift(choices, wanted, sizes_of(choices, parts, unit)))
+            worst["deficit"] = max(worst["deficit"], drift(choices, wanted, parts, unit))
         print(
-            f"| {unit} | {worst['fixed']:.3f} | {worst['changing']:.3f} | {worst['deficit']:.3f} | {speed(unit) / 1e6:.1f} M |"
+            f"| {unit} | {worst['fixed']:.3f} | {worst['changing']:.3f} | {worst['foreseen']:.3f} | {worst['deficit']:.3f} | {speed(unit) / 1e6:.1f} M |"
         )

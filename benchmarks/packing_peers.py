@@ -95,10 +95,9 @@ def molmo2(tokens: list[int], vision: list[int], length: int) -> Rows:
     most = -(-length // step)
     buffer: list[int] = []
     for following in range(len(tokens) + 32):
-        if following < len(tokens):
-            if len(buffer) < 32:
-                buffer.append(following)
-                continue
+        if following < len(tokens) and len(buffer) < 32:
+            buffer.append(following)
+            continue
         if not buffer:
             break
         table = np.zeros((len(buffer) + 1, most + 1), np.float32)

@@ -98,6 +98,9 @@ class DataConfig(Config):
     workers: int | None = Field(
         None, ge=0, description="processes of a rank that read and decode ahead; 0: a thread; none: as cores allow"
     )
+    planner: Literal["auto", "process", "thread"] = Field(
+        "auto", description="where planning runs: in a process of its own, once a node, or in each rank; auto: by size"
+    )
     ahead: int = Field(2, ge=1, description="optimizer steps that are prepared before they are asked for")
     long_samples: Literal["reject", "shrink-image", "truncate-text"] = "reject"
     chunk: int = Field(64, ge=1, description="neighbouring samples read together: the unit of the shuffle")

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from configs.model import EfficientNetLite0, ModelConfig
 from data_pipeline.storage import put
-from data_pipeline.stream.images import decode, fit
-from data_pipeline.stream.layout import Geometry, geometry_of, grid_of
+from data_pipeline.stream.images import decode, views_of
+from data_pipeline.stream.layout import Geometry, geometry_of, picture_layout
 from data_pipeline.stream.read.dataset import Dataset
 from pretrain.mesh import Mesh
 from pretrain.model.cnn import load_efficientnet, safetensors_of
@@ -66,9 +66,9 @@ class FeatureCache:
                     continue
                 block, within = divmod(len(places), BLOCK)
                 start = 0 if within == 0 else start
-                rows, columns = grid_of(*sizes[number], self.geometry)
-                places[key] = (block, start, rows * columns, index, number)
-                start += rows * columns
+                outputs = picture_layout(*sizes[number], self.geometry).outputs
+                places[key] = (block, start, outputs, index, number)
+                start += outputs
         return places
 
     def get(self, source: int, index: int) -> list[np.ndarray]:
@@ -114,14 +114,14 @@ class FeatureCache:
         return done
 
     def _make(self, net: torch.nn.Module, source: int, block: int, members: list[tuple[int, int]]) -> None:
-        dataset, pictures = self.datasets[source], []
+        dataset, views = self.datasets[source], []
         for index, number in members:
             picture = decode(dataset.read(index).images[number])
-            rows, columns = grid_of(*dataset.sizes(index)[number], self.geometry)
-            pictures.append(fit(picture, rows, columns, self.geometry.cell))
+            planned = picture_layout(*dataset.sizes(index)[number], self.geometry)
+            views += views_of(picture, planned, self.geometry.cell)
         with torch.inference_mode():
             device = next(net.parameters()).device
-            features = torch.cat(net.encode(pictures, device)).to(torch.float16).cpu().numpy()  # type: ignore[operator]
+            features = torch.cat(net.encode(views, device)).to(torch.float16).cpu().numpy()  # type: ignore[operator]
         sink = io.BytesIO()
         np.save(sink, features, allow_pickle=False)
         put(str(self.folders[source] / f"{block:05d}.npy"), sink.getvalue())

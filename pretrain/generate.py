@@ -92,7 +92,7 @@ class Generator:
         cnn = bool(self.model.frozen_cnn)
         inputs = to_inputs(collate(rows, length, self.geometry, self.chat.pad_id, cnn=cnn), self.mesh.device)
         cache = KeyValueCache(len(prompts), length + room)
-        x = self.model.embed(inputs.ids, inputs.slots, self.model.encode(inputs))
+        x = self.model.embed(inputs, self.model.encode(inputs))
         hidden = self.model.step(x, inputs.positions, cache)
         return hidden.view(len(prompts), length, -1)[:, -1], cache
 

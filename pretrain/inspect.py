@@ -10,7 +10,7 @@ from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.collate import Ready, collate, widen
 from data_pipeline.stream.images import decode
-from data_pipeline.stream.layout import geometry_of, grid_of
+from data_pipeline.stream.layout import geometry_of, picture_layout
 from data_pipeline.stream.tables import OpenData, open_data
 from pretrain.mesh import alone
 from pretrain.model.inputs import to_inputs
@@ -55,7 +55,10 @@ def describe(recipe: TrainRecipe, data: OpenData, sample: int) -> dict[str, Any]
         "key": dataset.key(sample),
         "text": talk.text,
         "messages": [[message.role, message.content] for message in talk.messages or ()],
-        "pictures": [{"size": list(size), "grid": list(grid_of(*size, data.geometry))} for size in sizes],
+        "pictures": [
+            {"size": list(size), "tokens": planned.tokens, "views": [list(grid) for grid in planned.grids]}
+            for size, planned in ((size, picture_layout(*size, data.geometry)) for size in sizes)
+        ],
         "ids": wide.ids.tolist(),
         "slots": wide.slots.tolist(),
         "positions": batch.positions[0, 0].tolist(),
@@ -76,7 +79,7 @@ def measured_shapes(recipe: TrainRecipe, vocabulary: int, batch: Batch) -> dict[
         inputs = to_inputs(batch, mesh.device)
         features = model.encode(inputs)
         projected = model.projector(features)
-        x = model.embed(inputs.ids, inputs.slots, features)
+        x = model.embed(inputs, features)
         hidden = model.decoder(x, inputs.positions, inputs.segments)
         logits = model.decoder.logits(hidden[inputs.picked])
     shapes = {f"picture {n} pixels": list(image.shape) for n, image in enumerate(batch.vision.images or ())}
@@ -107,10 +110,9 @@ def as_text(shown: dict[str, Any], chat: Chat, colour: bool) -> str:
         lines.append(f"  text: {shown['text']}")
     lines += [f"  {role:>9}: {content}" for role, content in shown["messages"]]
     for number, picture in enumerate(shown["pictures"]):
-        (width, height), (rows, columns) = picture["size"], picture["grid"]
-        lines.append(
-            f"  picture {number}: {width} x {height} pixels -> {rows} x {columns} = {rows * columns} visual tokens"
-        )
+        width, height = picture["size"]
+        views = " + ".join(f"{rows} x {columns}" for rows, columns in picture["views"])
+        lines.append(f"  picture {number}: {width} x {height} pixels -> {views} = {picture['tokens']} visual tokens")
     learned = {place + 1 for place, target in enumerate(shown["targets"]) if target >= 0}
     slots, parts, run = set(shown["slots"]), [], 0
     for place, number in enumerate([*shown["ids"], -1]):

@@ -52,7 +52,7 @@ class StepCounts:
                 batch.label_tokens,
                 batch.real_tokens,
                 visual,
-                len(batch.vision.grids),
+                batch.vision.pictures,
                 batch.ids.size,
                 flops,
                 fillers,

@@ -7,8 +7,8 @@ import numpy as np
 from configs.errors import UserError
 from configs.model import EfficientNetLite0
 from data_pipeline.stream.collate import Ready
-from data_pipeline.stream.images import decode, fit
-from data_pipeline.stream.layout import grid_of
+from data_pipeline.stream.images import decode, views_of
+from data_pipeline.stream.layout import picture_layout
 from data_pipeline.stream.read.dataset import Dataset
 from pretrain.answering import OpenRun
 from pretrain.features import FeatureCache
@@ -81,6 +81,6 @@ class Pictures:
         assert isinstance(config, EfficientNetLite0)
         if self._encoder is None:
             self._encoder = load_efficientnet(config.weights, config.feature, 0, self.opened.mesh.device)
-        rows, columns = grid_of(*size, self.opened.geometry)
-        fitted = fit(picture, rows, columns, self.opened.geometry.cell)
-        return self._encoder.encode([fitted], self.opened.mesh.device)[0].cpu().numpy().astype(np.float16)
+        views = views_of(picture, picture_layout(*size, self.opened.geometry), self.opened.geometry.cell)
+        encoded = [part.cpu().numpy() for part in self._encoder.encode(views, self.opened.mesh.device)]
+        return np.concatenate(encoded).astype(np.float16)

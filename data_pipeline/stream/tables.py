@@ -8,26 +8,64 @@ from configs.schema import TrainRecipe
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.counts.lengths import DatasetLengths, Policy
 from data_pipeline.stream.layout import Geometry, geometry_of
+from data_pipeline.stream.making import Features, Maker
 from data_pipeline.stream.plan.planner import Planner
 from data_pipeline.stream.plan.window import PlanSettings
 from data_pipeline.stream.read.dataset import Dataset
 
 
 @dataclass(frozen=True)
-class OpenData:
-    """What loader, statistics and `inspect` share."""
+class Sources:
+    """What is read, without the order of it."""
 
     datasets: list[Dataset]
     labels: list[str]
     chat: Chat
     geometry: Geometry
-    planner: Planner
     cnn: bool
+
+    def maker(self, recipe: TrainRecipe, features: Features | None = None) -> Maker:
+        """Makes micro-steps of these sources."""
+        data = recipe.data
+        return Maker(
+            self.datasets,
+            self.labels,
+            self.chat,
+            self.geometry,
+            length=data.packing.length,
+            long_samples=data.long_samples,
+            cnn=self.cnn,
+            features=features,
+        )
+
+
+@dataclass(frozen=True)
+class OpenData(Sources):
+    """What loader, statistics and `inspect` share."""
+
+    planner: Planner
+
+
+def open_sources(recipe: TrainRecipe) -> Sources:
+    """Open what a training recipe reads, and count nothing.
+
+    Raises:
+        UserError: a dataset or the tokenizer is missing or unusable.
+    """
+    data = recipe.data
+    return Sources(
+        [Dataset(source.path, data.read) for source in data.sources],
+        [source.label for source in data.sources],
+        Chat(data.tokenizer, data.template),
+        geometry_of(recipe.model),
+        isinstance(recipe.model.encoder, EfficientNetLite0),
+    )
 
 
 def open_data(
     recipe: TrainRecipe,
     *,
+    sources: Sources | None = None,
     plan_log: str | None = None,
     write_log: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -35,20 +73,18 @@ def open_data(
     """Open everything that a training recipe reads. Counts tokens once per dataset and tokenizer.
 
     Args:
+        sources: what is open already.
         plan_log, write_log: file of the windows' starts, and whether this process appends to it.
         progress: told (window, wanted window) while a step that was never planned is reached.
 
     Raises:
         UserError: a dataset or the tokenizer is missing or unusable.
     """
-    data = recipe.data
-    chat, geometry = Chat(data.tokenizer, data.template), geometry_of(recipe.model)
-    datasets = [Dataset(source.path, data.read) for source in data.sources]
-    labels = [source.label for source in data.sources]
+    data, sources = recipe.data, sources or open_sources(recipe)
     policy = Policy(data.packing.length, data.long_samples)
     tables = [
-        DatasetLengths(dataset, label, number, chat, geometry, policy)
-        for number, (dataset, label) in enumerate(zip(datasets, labels, strict=True))
+        DatasetLengths(dataset, label, number, sources.chat, sources.geometry, policy)
+        for number, (dataset, label) in enumerate(zip(sources.datasets, sources.labels, strict=True))
     ]
     planner = Planner(
         tables,
@@ -61,7 +97,7 @@ def open_data(
         write=write_log,
         progress=progress,
     )
-    return OpenData(datasets, labels, chat, geometry, planner, isinstance(recipe.model.encoder, EfficientNetLite0))
+    return OpenData(sources.datasets, sources.labels, sources.chat, sources.geometry, sources.cnn, planner)
 
 
 def settings_of(recipe: TrainRecipe) -> PlanSettings:

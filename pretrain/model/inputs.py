@@ -27,13 +27,17 @@ class Inputs:
     """[K] fp32"""
     slots: Tensor
     """[V] flat positions of visual tokens."""
+    order: Tensor | None
+    """[V] which of the encoder's tokens stands at each slot; None: all of them, in order."""
+    newlines: Tensor
+    """[N] flat positions of the learned newline token."""
     features: Tensor | None
-    """[V, C]"""
+    """[O, C]"""
     images: list[np.ndarray] | None
     patches: Tensor | None
     patch_positions: Tensor | None
     patch_bounds: np.ndarray
-    """[I, 2] start and end of each picture's patches (host)."""
+    """[W, 2] start and end of each view's patches (host)."""
     denominator: float
 
 
@@ -62,6 +66,8 @@ def to_inputs(batch: Batch, device: torch.device, backend: str = "auto") -> Inpu
         targets=put(targets),
         weights=put(weights.astype(np.float32)),
         slots=put(vision.slots),
+        order=None if vision.order is None else put(vision.order),
+        newlines=put(vision.newlines),
         features=None if vision.features is None else put(vision.features),
         images=vision.images,
         patches=None if vision.patches is None else put(vision.patches),

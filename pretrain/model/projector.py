@@ -6,11 +6,12 @@ Linear, MLP (LLaVA-1.5), pixel-shuffle MLP (InternVL). Replicated over TP: small
 from collections.abc import Callable
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.model import LinearProjector, MlpProjector, PixelShuffleMlpProjector
-from pretrain.model.linear import Builder, Norm, WholeLinear
+from pretrain.model.linear import Builder, LogicalTensor, Norm, WholeLinear, fill
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu}
 
@@ -32,6 +33,19 @@ class Mlp(nn.Module):
         for number, layer in enumerate(self.layers):
             x = layer(x if number == 0 else self.activation(x))
         return x
+
+
+class Newline(nn.Module):
+    """The learned token that ends each row of a tiled picture (LLaVA-NeXT's `image_newline`)."""
+
+    def __init__(self, build: Builder, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, width, dtype=build.dtype, device=build.device))
+        fill(self.weight, build, LogicalTensor("projector.newline", (1, width)), width**-0.5)
+
+    def forward(self, count: int) -> Tensor:
+        """[count, W]"""
+        return self.weight.expand(count, -1)
 
 
 def make_projector(

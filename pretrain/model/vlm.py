@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs.model import EfficientNetLite0, ModelConfig
+from configs.model import AnyresResolution, EfficientNetLite0, ModelConfig
 from pretrain.mesh import Mesh, math_dtype, param_dtype
 from pretrain.model.cnn import CHANNELS, load_efficientnet
 from pretrain.model.decoder import Decoder, KeyValueCache
 from pretrain.model.inputs import Inputs
 from pretrain.model.linear import Builder
-from pretrain.model.projector import make_projector
+from pretrain.model.projector import Newline, make_projector
 from pretrain.model.vision import VisionTransformer
 
 
@@ -50,10 +50,13 @@ class VisionLanguageModel(nn.Module):
             if not features_only:
                 self.encoder = VisionTransformer(build, config.encoder)
         self.projector = make_projector(config.projector, build, self.channels, config.decoder.width)
+        self.newline = (
+            Newline(build, config.decoder.width) if isinstance(config.resolution, AnyresResolution) else None
+        )
         self.decoder = Decoder(build, config.decoder, vocabulary)
 
     def encode(self, inputs: Inputs) -> Tensor:
-        """Features of all pictures: [V, merge^2 * C], in the order of their slots; a dummy where there is none."""
+        """Features of all views: [O, merge^2 * C], in their order; a dummy where there is none."""
         wide = self.channels * self.merge**2
         if inputs.features is not None:
             features = inputs.features.to(self.math)
@@ -72,17 +75,24 @@ class VisionLanguageModel(nn.Module):
             bounds = np.array([[0, count]])
         return self.encoder(patches, places, bounds, self.math).reshape(-1, wide)
 
-    def embed(self, ids: Tensor, slots: Tensor, features: Tensor) -> Tensor:
-        """Text embeddings with the projected features at `slots`: [T, W]."""
-        x = self.decoder.embed(ids, self.math)
+    def embed(self, inputs: Inputs, features: Tensor) -> Tensor:
+        """Text embeddings with the projected features at their slots, newlines at theirs: [T, W]."""
+        x = self.decoder.embed(inputs.ids, self.math)
         visual = self.projector(features)
-        if len(slots) == 0:
+        if self.newline is not None:
+            # One call a micro-step, also without pictures: lockstep. The spare one stays in the graph, times zero.
+            lines = self.newline(len(inputs.newlines) + 1).to(x.dtype)
+            x = x.index_put((inputs.newlines,), lines[1:]) + 0.0 * lines[0].sum()
+        if len(inputs.slots) == 0:
             return x + 0.0 * visual.sum()
-        return x.index_put((slots,), visual)
+        if inputs.order is not None:
+            unused = 0.0 * visual.sum()  # padding that is dropped keeps a (zero) gradient
+            return x.index_put((inputs.slots,), visual[inputs.order]) + unused
+        return x.index_put((inputs.slots,), visual)
 
     def hidden(self, inputs: Inputs) -> Tensor:
         """[T, W] final hidden states."""
-        x = self.embed(inputs.ids, inputs.slots, self.encode(inputs))
+        x = self.embed(inputs, self.encode(inputs))
         return self.decoder(x, inputs.positions, inputs.segments)
 
     def forward(self, inputs: Inputs) -> Output:

@@ -5,6 +5,7 @@ blocks of like patches and like attention; blocks are dealt so that steps are mo
 step, and steps, are shuffled.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -57,7 +58,9 @@ def arrange(
     return np.concatenate([dealt.reshape(-1), shuffled[whole:]])
 
 
-def _sorted(rows: NDArray[np.int64], vision: NDArray[np.int64], attention: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _sorted(
+    rows: NDArray[np.int64], vision: NDArray[np.int64], attention: NDArray[np.int64], size: int
+) -> NDArray[np.int64]:
     """Rows sorted into bands of vision, in each by attention, with the number of bands that wastes least."""
     by_vision = rows[np.lexsort((attention[rows], vision[rows]))]
     best, least = by_vision, np.inf
@@ -65,7 +68,7 @@ def _sorted(rows: NDArray[np.int64], vision: NDArray[np.int64], attention: NDArr
     bands = 1
     while bands <= max(1, blocks):
         cuts = np.linspace(0, blocks, bands + 1).astype(np.int64) * size
-        parts = [by_vision[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        parts = [by_vision[a:b] for a, b in itertools.pairwise(cuts)]
         order = np.concatenate([part[np.lexsort((vision[part], attention[part]))] for part in parts])
         waste = 4 * _waste(vision[order], size) + _waste(attention[order], size)
         if waste < least:

@@ -19,11 +19,20 @@ class Mixture:
         credit: wanted minus drawn so far, in samples or tokens.
         unit: what weights are shares of, `samples` or `tokens`.
         longest: tokens of the longest sample seen so far (for `tokens`).
+        following: the weights from when as many tokens are drawn as `draw` is asked for; those of now, if not given. With
+            them the bound holds over the change too: a source that will be owed more at once is drawn in time.
     """
 
-    def __init__(self, weights: Sequence[float], credit: Sequence[float], unit: str, longest: int = 1):
-        total = float(sum(weights))
-        self._share = np.array([weight / total for weight in weights], np.float64)
+    def __init__(
+        self,
+        weights: Sequence[float],
+        credit: Sequence[float],
+        unit: str,
+        longest: int = 1,
+        following: Sequence[float] = (),
+    ):
+        self._share = _shares(weights)
+        self._following = _shares(following or weights)
         self._credit = np.array(credit, np.float64)
         self._by_tokens, self._longest = unit == "tokens", np.array([longest], np.int64)
 
@@ -50,4 +59,11 @@ class Mixture:
 
         starts = np.concatenate([[0], np.cumsum([len(part) for part in ready])]).astype(np.int64)
         units = np.concatenate(ready).astype(np.int64)
-        return draw_sources(self._share, self._credit, units, starts, self._by_tokens, self._longest, tokens)
+        return draw_sources(
+            self._share, self._following, self._credit, units, starts, self._by_tokens, self._longest, tokens
+        )
+
+
+def _shares(weights: Sequence[float]) -> NDArray[np.float64]:
+    total = float(sum(weights))
+    return np.array([weight / total for weight in weights], np.float64)

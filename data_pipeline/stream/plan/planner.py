@@ -86,6 +86,8 @@ class Planner:
             for current in range(first, number + 1):
                 if self.progress and number - first > 1:
                     self.progress(current, number)
+                if self._log is not None:
+                    self._log.append(current, start.to_json())
                 window, start = self._plan(current, start)
                 self._windows = {n: w for n, w in self._windows.items() if n == current - 1} | {current: window}
                 self._remember(current + 1, start)
@@ -109,8 +111,6 @@ class Planner:
 
     def _remember(self, window: int, start: WindowStart) -> None:
         self._starts[window] = start
-        if self._log is not None:
-            self._log.append(window, start.to_json())
         if len(self._starts) > KEPT_STARTS:
             old = sorted(self._starts)[1 : KEPT_STARTS // 2]
             for number in old[::2] if self._log is None else old:

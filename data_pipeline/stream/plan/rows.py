@@ -1,7 +1,7 @@
 """What a plan says: columns of samples, and where each row begins. Plain arrays, so that they travel as bytes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -65,6 +65,12 @@ class PlannedStep:
 
     def rows(self) -> Iterator[Drawn]:
         return (self.row(number) for number in range(len(self)))
+
+    def part(self, rows: Sequence[int]) -> "PlannedStep":
+        """The same step with these of its rows alone, in this order."""
+        held = [self.row(row) for row in rows] or [self.samples[:0]]
+        starts = np.concatenate([[0], np.cumsum([len(row) for row in held])]) if rows else np.zeros(1)
+        return PlannedStep(self.step, Drawn.joined(held), starts.astype(np.int64), self.denominator)
 
     def to_bytes(self) -> bytes:
         """A header of JSON, its length in front, and the columns one after the other."""

@@ -49,6 +49,7 @@ def train_recipe(world: Path, cnn: bool = False, rows_per_rank: int = 2, **more:
             "tokenizer": str(world / "tokens"),
             "packing": {"length": 128, "rows_per_step": 6, "window_steps": 3},
             "chunk": 8,
+            "workers": 0,
             **more,
         },
         "stage": {"kind": "caption", "steps": 24, "train": {"projector": 0.001, "decoder": 0.001}},

@@ -15,9 +15,11 @@ from configs.errors import RunError, UserError
 from configs.schema import TrainRecipe
 from data_pipeline.shard import read_table
 from data_pipeline.stream.batch import NO_TARGET, Batch
-from data_pipeline.stream.loader import Loader
+from data_pipeline.stream.loader import Loader, _Feeder
+from data_pipeline.stream.prefetch.pool import Task
 from data_pipeline.stream.read.dataset import BadSample, Dataset
-from data_pipeline.stream.statistics import pack_statistics, pack_table, stream_rows
+from data_pipeline.stream.lines import stream_rows
+from data_pipeline.stream.statistics import pack_statistics, pack_table
 from tests.data_pipeline.stream.conftest import train_recipe
 
 
@@ -72,7 +74,7 @@ def test_the_union_of_ranks_is_the_plan(size: int, per_rank: int, cnn: bool, wor
         batches = [made.build(step) for made in ranks]
         assert len({len(part) for part in batches}) == 1, "ranks do not have the same number of micro-steps"
         assert rows_of([batch for part in batches for batch in part]) == wanted
-        assert {batch.denominator for part in batches for batch in part} == {alone.planner.step(step).denominator}
+        assert {batch.denominator for part in batches for batch in part} == {alone.plan.step(step).denominator}
         assert {made.ids_hash(step) for made in ranks} == {alone.ids_hash(step)}
 
 
@@ -81,11 +83,11 @@ def test_collated_counts_are_the_planned_ones(cnn: bool, world: Path) -> None:
     made = Loader(train_recipe(world, cnn))
     merge = made.geometry.merge**2
     for step in range(6):
-        planned, batches = made.planner.step(step), made.build(step)
+        planned, batches = made.plan.step(step), made.build(step)
         infos = [info for batch in batches for info in batch.rows]
-        for info, row in zip(infos, planned.rows, strict=True):
-            assert (info.tokens, info.patches, info.visual) == (row.tokens, row.patches, row.patches // merge)
-            assert info.labels == made.planner._labels(row)
+        for info, row in zip(infos, planned.rows(), strict=True):
+            assert (info.tokens, info.patches, info.labels) == (row.tokens.sum(), row.patches.sum(), row.labels.sum())
+            assert info.visual == row.visual.sum() == row.patches.sum() // merge
         assert sum(batch.label_tokens for batch in batches) == planned.denominator
         for batch in batches:
             assert len(batch.vision.slots) == sum(info.visual for info in batch.rows)
@@ -128,13 +130,15 @@ def test_an_error_of_the_thread_reaches_who_asks(world: Path, monkeypatch: pytes
     made.step(0)
     made.close()
 
-    def broken(step: int) -> list[Batch]:
-        if step == 2:
-            raise OSError("the disk is gone")
-        return []
+    make = made._make
 
-    monkeypatch.setattr(made, "build", broken)
-    assert made.step(1) == []
+    def broken(task: Task) -> Batch:
+        if task.planned.step == 2:
+            raise OSError("the disk is gone")
+        return make(task)
+
+    monkeypatch.setattr(made, "_make", broken)
+    assert made.step(1)
     with pytest.raises(OSError, match="the disk is gone"):
         made.step(2)
     monkeypatch.undo()
@@ -144,7 +148,7 @@ def test_an_error_of_the_thread_reaches_who_asks(world: Path, monkeypatch: pytes
 
 def test_a_thread_that_vanished_is_not_waited_for(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Loader(train_recipe(world))
-    monkeypatch.setattr(made, "_produce", lambda *args: None)
+    monkeypatch.setattr(_Feeder, "_run", lambda *args: None)
     with pytest.raises(RunError, match="ended without a word"):
         made.step(0)
 
@@ -167,14 +171,9 @@ def flip(folder: Path, shard: str, row: int, column: str, by: int = 9) -> str:
 def test_a_flipped_byte_is_a_filler_on_every_topology(column: str, world: Path, copy: Path) -> None:
     """Named and counted, of the planned shape, without loss; nothing else changes, at one rank as at three."""
     whole = Loader(train_recipe(world))
-    step, draw = next(
-        (step, draw)
-        for step in range(6)
-        for row in whole.planner.step(step).rows
-        for draw in row.samples
-        if draw[0] == 0
-    )
-    index = draw[2]
+    first = whole.plan.step(0).samples
+    step, place = 0, int(np.flatnonzero(first.source == 0)[0])
+    index, labels = int(first.index[place]), int(first.labels[place])
     key = flip(copy / "captions", whole.datasets[0].shard_of(index), index % 20, column)
     assert key == whole.datasets[0].key(index)
     wanted = rows_of(whole.build(step))
@@ -190,8 +189,8 @@ def test_a_flipped_byte_is_a_filler_on_every_topology(column: str, world: Path, 
         assert len(changed) == 1
         info, before = found[changed[0]][0], wanted[changed[0]][0]
         assert (info.tokens, info.visual, info.patches) == (before.tokens, before.visual, before.patches)
-        assert info.labels == before.labels - int(whole.planner.tables[0].labels[index])
-        assert {batch.denominator for batch in batches} == {whole.planner.step(step).denominator}
+        assert info.labels == before.labels - labels
+        assert {batch.denominator for batch in batches} == {whole.plan.step(step).denominator}
 
 
 def test_too_many_bad_samples_end_the_run(copy: Path) -> None:
@@ -245,7 +244,7 @@ def test_the_reader_names_what_is_wrong(copy: Path) -> None:
         dataset.read(45)
     (copy / "talks" / "00002.index.parquet").unlink()
     with pytest.raises(UserError, match=r"00002\.index\.parquet is missing"):
-        Dataset(str(copy / "talks"))
+        Dataset(str(copy / "talks")).key(45)
 
 
 def test_what_is_unreadable_when_counted_is_never_drawn_and_said(world: Path, tmp_path: Path) -> None:
@@ -258,18 +257,19 @@ def test_what_is_unreadable_when_counted_is_never_drawn_and_said(world: Path, tm
     assert figures["unreadable"] == {"captions": 1, "talks": 0}
     assert "source captions: the text of 1 samples is unreadable" in pack_table(figures)
     made = Loader(train_recipe(folder))
-    assert 4 not in made.planner.usable[0] and 5 in made.planner.usable[0]
+    drawn = {int(i) for step in range(24) for i in made.plan.step(step).samples.index[made.plan.step(step).samples.source == 0]}
+    assert 4 not in drawn and 5 in drawn
 
 
 def test_a_dataset_that_cannot_be_written_is_counted_each_time(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_pipeline.stream import tokens
+    from data_pipeline.stream.counts import make
 
     def refuse(path: str, data: bytes) -> None:
         raise PermissionError(errno.EROFS, "Read-only file system")
 
     wanted = Loader(train_recipe(copy)).ids_hash(0)
     shutil.rmtree(copy / "captions" / "tokens")
-    monkeypatch.setattr(tokens, "put", refuse)
+    monkeypatch.setattr(make, "put", refuse)
     assert Loader(train_recipe(copy)).ids_hash(0) == wanted
     assert not (copy / "captions" / "tokens").exists()
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.stream.images import decode, fit, to_patches
-from data_pipeline.stream.layout import Geometry, grid_of, layout
+from data_pipeline.stream.images import decode, patch_places, to_patches, views_of
+from data_pipeline.stream.layout import Geometry, grid_of, layout, picture_layout
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -61,7 +61,7 @@ def test_patches_hold_every_pixel_in_the_order_of_tokens(patch: int, merge: int)
     rows, columns = 2, 3  # of tokens
     cell = patch * merge
     picture = random.integers(0, 256, (rows * cell, columns * cell, 3), dtype=np.uint8)
-    patches, places = to_patches(picture, patch, merge)
+    patches, places = to_patches(picture, patch, merge), patch_places(rows, columns, merge)
     assert patches.shape == (rows * columns * merge**2, 3 * patch * patch) and places.shape == (len(patches), 2)
     again = np.zeros_like(picture)
     for values, (row, column) in zip(patches, places, strict=True):
@@ -73,12 +73,33 @@ def test_patches_hold_every_pixel_in_the_order_of_tokens(patch: int, merge: int)
         assert (group == divmod(token, columns)).all(), "patches of one visual token are not neighbours"
 
 
-def test_fit_leaves_a_picture_of_the_size_alone() -> None:
+def test_a_picture_of_its_grids_size_is_not_resampled() -> None:
+    geometry = Geometry(14, 2, "native")
     picture = np.random.default_rng(0).integers(0, 256, (28, 56, 3), dtype=np.uint8)
-    assert fit(picture, 1, 2, 28) is picture
-    assert fit(picture, 2, 2, 28).shape == (56, 56, 3)
-    flat = np.full((30, 50, 3), 77, np.uint8)
-    assert (fit(flat, 2, 3, 28) == 77).all()
+    (view,) = views_of(picture, picture_layout(56, 28, geometry), 28)
+    assert np.array_equal(view, picture) and np.shares_memory(view, picture)
+    flat = np.full((50, 60, 3), 77, np.uint8)
+    (view,) = views_of(flat, picture_layout(60, 50, geometry), 28)
+    assert view.shape == (56, 56, 3) and (view == 77).all()
+
+
+def test_tiles_are_parts_of_the_picture_and_a_thumbnail_is_all_of_it() -> None:
+    geometry = Geometry(14, 2, "tiles", size=56, max_tiles=6, thumbnail=True)
+    picture = np.random.default_rng(0).integers(0, 256, (112, 168, 3), dtype=np.uint8)
+    views = views_of(picture, picture_layout(168, 112, geometry), 28)
+    assert len(views) == 7 and all(view.shape == (56, 56, 3) for view in views)
+    rows = [np.concatenate(views[start : start + 3], 1) for start in (0, 3)]
+    assert np.array_equal(np.concatenate(rows, 0), picture)
+
+
+def test_anyres_keeps_the_picture_and_lays_it_on_black() -> None:
+    geometry = Geometry(14, 1, "anyres", size=28, tile_grids=((1, 2), (2, 1), (2, 2)))
+    picture = np.full((20, 56, 3), 200, np.uint8)
+    planned = picture_layout(56, 20, geometry)
+    views = views_of(picture, planned, 14)
+    assert len(views) == 3 and (views[0] == 200).all(), "the base view is all of the picture"
+    tiled = np.concatenate(views[1:], 1)
+    assert tiled.shape == (28, 56, 3) and (tiled[4:24] == 200).all() and (tiled[[0, 1, 26, 27]] == 0).all()
 
 
 def test_what_is_no_picture_is_a_value_error() -> None:

@@ -60,3 +60,25 @@ def test_weights_that_change_and_vanish() -> None:
 def test_a_source_that_runs_dry_ends_the_piece() -> None:
     found = Mixture([1, 1], [0.0, 0.0], "samples").draw([np.full(3, 10, np.int32), np.full(100, 10, np.int32)], 10_000)
     assert np.bincount(found).tolist() in ([3, 2], [3, 3], [3, 4])
+
+
+@pytest.mark.parametrize("unit", ["samples", "tokens"])
+@pytest.mark.parametrize("seed", [6, 24, 45, 91])
+def test_a_change_of_weights_that_is_foreseen_keeps_the_bound(seed: int, unit: str) -> None:
+    """Six mixtures one after the other. The worst of 150 seeds: 0.994 of a sample, 0.978 of the longest; 1.34 unforeseen."""
+    random = np.random.default_rng(seed)
+    sources = int(random.integers(2, 13))
+    tokens = supply(random, sources, 1)
+    weights = [random.dirichlet(np.full(sources, 0.5)) + 1e-3 for _ in range(6)]
+    cursors, away, credit, longest = np.zeros(sources, int), np.zeros(sources), [0.0] * sources, 1
+    for now, then in zip(weights, [*weights[1:], weights[-1]], strict=True):
+        mixture = Mixture(now.tolist(), credit, unit, longest, then.tolist())
+        ready = [part[c : c + 3000] for part, c in zip(tokens, cursors, strict=True)]
+        mean = sum(float(part.mean() * share) for part, share in zip(ready, now / now.sum(), strict=True))
+        for source in mixture.draw(ready, int(1500 * mean)).tolist():
+            size = int(tokens[source][cursors[source]]) if unit == "tokens" else 1
+            cursors[source] += 1
+            away -= now / now.sum() * size
+            away[source] += size
+            assert np.abs(away).max() < (mixture.longest if unit == "tokens" else 1)
+        credit, longest = list(mixture.credit), mixture.longest

@@ -14,7 +14,11 @@ def samples(count: int, seed: int, length: int = 2048) -> tuple[np.ndarray, np.n
     images = random.choice([0, 1, 1, 1, 2, 4], count)
     tiles = np.array([random.integers(1, 4, n).sum() for n in images])
     text = np.clip(np.exp(random.normal(4.0, 0.8, count)).astype(int), 3, 400)
-    return np.minimum(text + 64 * tiles, length).astype(np.int32), (tiles * 256).astype(np.int32), images.astype(np.int32)
+    return (
+        np.minimum(text + 64 * tiles, length).astype(np.int32),
+        (tiles * 256).astype(np.int32),
+        images.astype(np.int32),
+    )
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -42,6 +46,22 @@ def test_what_has_waited_is_placed(seed: int) -> None:
     assert len(left) > 100 and not age[left].any() and set(np.flatnonzero(age)) <= set(order.tolist())
 
 
+def test_more_that_has_waited_than_there_are_rows() -> None:
+    """Short samples, 300 late ones for 20 rows: they share rows, and come before whatever is not late."""
+    tokens, nothing = np.full(1000, 100, np.int32), np.zeros(1000, np.int32)
+    age = (np.arange(1000) % 3 == 0).astype(np.int32) * 2
+    order, _, left = pack(tokens, nothing, nothing, age, 20, 2048)
+    assert len(order) == 400 and not age[left].any()
+
+
+@pytest.mark.parametrize("limits", [{"max_images": 3}, {"max_patches": 2048}])
+def test_a_limit_that_leaves_rows_short_is_used_up(limits: dict[str, int]) -> None:
+    """One picture of 256 patches a sample: a row takes as many as the limit says, though far more tokens would fit."""
+    tokens, ones = np.full(2000, 90, np.int32), np.ones(2000, np.int32)
+    order, starts, _ = pack(tokens, ones * 256, ones, ones * 0, 100, 4096, **limits)
+    assert (np.diff(starts) == limits.get("max_images", 8)).all() and len(order) == starts[-1]
+
+
 def test_final_places_everything_in_hardly_more_rows_than_it_takes() -> None:
     tokens, vision, images = samples(4000, 1)
     order, starts, left = pack(tokens, vision, images, np.zeros(4000, np.int32), 0, 2048, final=True)
@@ -55,7 +75,9 @@ def test_rows_are_full(mean: float) -> None:
     random = np.random.default_rng(3)
     tokens = np.clip(random.normal(2048 / mean, 600 / mean, 20_000), 10, 2048).astype(np.int32)
     rows = int(tokens.sum() / 2048) - 16
-    order, starts, _ = pack(tokens, tokens // 4, (tokens > 0).astype(np.int32), np.zeros(len(tokens), np.int32), rows, 2048)
+    order, starts, _ = pack(
+        tokens, tokens // 4, (tokens > 0).astype(np.int32), np.zeros(len(tokens), np.int32), rows, 2048
+    )
     full = np.add.reduceat(tokens[order].astype(np.int64), starts[:-1]).sum() / (rows * 2048)
     assert full > (0.998), full
 
@@ -107,7 +129,9 @@ def test_no_step_is_a_curriculum(rows_per_step: int) -> None:
         parts = place.reshape(-1, rows_per_step)
         return loads.patches[parts].sum(1), loads.tokens[parts].sum(1) / sizes[parts].sum(1)
 
-    arranged = steps(arrange(loads.tokens, loads.patches, loads.attention, [sizes], rows_per_step, "group", np.random.default_rng(1)))
+    arranged = steps(
+        arrange(loads.tokens, loads.patches, loads.attention, [sizes], rows_per_step, "group", np.random.default_rng(1))
+    )
     at_random = [steps(np.random.default_rng(seed).permutation(rows)) for seed in range(20)]
     assert np.var(arranged[1]) <= 1.1 * np.mean([np.var(mean) for _, mean in at_random])
     assert abs(np.corrcoef(np.arange(rows // rows_per_step), arranged[0])[0, 1]) <= 0.05
