@@ -7,9 +7,10 @@ import numpy as np
 from data_pipeline.stream.plan.mixture import Mixture
 
 MIXTURES = 150
-DRAWS = 20_000
-CHANGED = 2_500
-"""Draws after which the weights are others, in the mixtures whose weights change."""
+DRAWS = 100_000
+PIECE = 300_000
+"""Tokens after which the weights are others, in the mixtures whose weights change."""
+READY = 2_500
 
 
 def lengths(random: np.random.Generator, sources: int) -> list[np.ndarray]:
@@ -43,19 +44,19 @@ def ours(
     cursors, credit, longest = np.zeros(len(parts), np.int64), [0.0] * len(parts), 1
     choices, wanted = [], []
     for shares, after in zip(weights, [*weights[1:], weights[-1]], strict=True):
-        mixture = Mixture(shares.tolist(), credit, unit, longest, after.tolist() if foreseen else ())
-        ready = [part[at : at + CHANGED] for part, at in zip(parts, cursors, strict=True)]
-        found = mixture.draw(ready, _some(ready, shares))
-        choices.append(found)
-        wanted.append(np.tile(shares / shares.sum(), (len(found), 1)))
-        cursors += np.bincount(found, minlength=len(parts))
-        credit, longest = list(mixture.credit), mixture.longest
+        left = PIECE
+        while left > 0:  # a piece ends where a source has no sample ready, as in the planner
+            mixture = Mixture(shares.tolist(), credit, unit, longest, after.tolist() if foreseen else ())
+            ready = [part[at : at + READY] for part, at in zip(parts, cursors, strict=True)]
+            found = mixture.draw(ready, left)
+            choices.append(found)
+            wanted.append(np.tile(shares / shares.sum(), (len(found), 1)))
+            for source, part in enumerate(ready):
+                count = int((found == source).sum())
+                left -= int(part[:count].sum())
+                cursors[source] += count
+            credit, longest = list(mixture.credit), mixture.longest
     return np.concatenate(choices), np.concatenate(wanted)
-
-
-def _some(ready: list[np.ndarray], shares: np.ndarray) -> int:
-    """Tokens of about half of CHANGED draws."""
-    return int(CHANGED / 2 * sum(part.mean() * share for part, share in zip(ready, shares / shares.sum(), strict=True)))
 
 
 def largest_deficit(shares: np.ndarray, parts: list[np.ndarray], unit: str, count: int) -> np.ndarray:

@@ -187,7 +187,7 @@ def _build(name: str, source: Path, more: list[str]) -> bool:
         print(f"| {name} | {source.name} | | | exit code {code}, see {log} | | {seconds:.1f} |", flush=True)
         return False
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    totals, shards = manifest["totals"], len(manifest["shards"])
+    totals, shards = manifest["totals"], manifest["shards"]["count"]
     rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(totals["rejected"].items())) or "0"
     cells = (name, source.name, totals["rows"], totals["kept"], rejected, shards, f"{seconds:.1f}")
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)

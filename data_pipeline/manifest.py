@@ -1,25 +1,16 @@
 """manifest.json: what a dataset folder holds, written last, so that its presence means the dataset is whole."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from configs.errors import UserError
-from data_pipeline.storage import exists, join, put, read_bytes
+from data_pipeline.shard_table import ShardTable
+from data_pipeline.storage import exists, join, listdir, put, read_bytes, remove
 
 NAME = "manifest.json"
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """One shard. `rows` counts input rows (kept and rejected), `sha256` has tar, index and outcomes."""
-
-    name: str
-    samples: int
-    rows: int
-    bytes: int
-    sha256: dict[str, str]
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class Manifest:
     name: str
     fingerprint: str
     recipe: dict[str, Any]
-    shards: tuple[ShardEntry, ...]
+    shards: ShardTable
     totals: dict[str, Any]
     schema: int = SCHEMA
     generations: tuple[Generation, ...] = ()
@@ -72,9 +63,9 @@ def read_manifest(folder: str) -> Manifest:
         raise UserError(f"{path} is not JSON ({error}): the dataset is damaged, build it again") from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
-        raise UserError(f"{path} has schema {schema}, this looksay reads {SCHEMA}: use a matching version")
+        raise UserError(f"{path} has schema {schema}, this looksay reads {SCHEMA}: use a matching version, or build it anew")
     try:
-        shards = tuple(ShardEntry(**entry) for entry in data["shards"])
+        shards = ShardTable(path=join(folder, data["shards"]["file"]), count=int(data["shards"]["count"]))
         generations = tuple(Generation(**entry) for entry in data.get("generations", ()))
         return Manifest(
             data["name"],
@@ -90,6 +81,31 @@ def read_manifest(folder: str) -> Manifest:
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
-    data = asdict(manifest)
-    del data["reused"]
-    put(join(folder, NAME), json.dumps(data, indent=1, sort_keys=True).encode() + b"\n")
+    """The table of shards first, the manifest last; then tables that no manifest names are removed."""
+    name, data, digest = manifest.shards.file()
+    put(join(folder, name), data)
+    said = {
+        "name": manifest.name,
+        "fingerprint": manifest.fingerprint,
+        "recipe": manifest.recipe,
+        "shards": {"file": name, "count": len(manifest.shards), "sha256": digest},
+        "totals": manifest.totals,
+        "schema": manifest.schema,
+        "generations": [asdict(generation) for generation in manifest.generations],
+        "files": manifest.files,
+    }
+    put(join(folder, NAME), json.dumps(said, indent=1, sort_keys=True).encode() + b"\n")
+    for other in listdir(folder):
+        if other.startswith("shards-") and other.endswith(".parquet") and other != name:
+            remove(join(folder, other))
+
+
+def shard_table_problem(folder: str) -> str | None:
+    """What is wrong with the table of shards that the manifest names; None where it is the one that was written."""
+    said = json.loads(read_bytes(join(folder, NAME)))["shards"]
+    path = join(folder, said["file"])
+    if not exists(path):
+        return f"{path} is missing"
+    if hashlib.sha256(read_bytes(path)).hexdigest() != said["sha256"]:
+        return f"{path} does not have the SHA-256 of the manifest"
+    return None

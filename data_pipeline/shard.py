@@ -48,6 +48,8 @@ OUTCOME_SCHEMA = pa.schema(
 kept one is recognised by when duplicates are looked for later; null where the build does not look for them."""
 
 BLOCK = 512
+INDEX_GROUP = 1024
+"""Rows of an index that are read together."""
 
 
 def digest(data: bytes) -> int:
@@ -113,6 +115,13 @@ def table_bytes(table: pa.Table) -> bytes:
     """A table as parquet bytes (same table, same bytes)."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def index_bytes(table: pa.Table) -> bytes:
+    """An index as parquet bytes, in groups of INDEX_GROUP rows: who wants a few neighbours reads no more."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=INDEX_GROUP, write_statistics=False)
     return sink.getvalue()
 
 

@@ -18,6 +18,7 @@ optim.py         AdamW's groups and the learning rate over steps
 loss.py          the loss rule: a sum over the planned N, never a mean of means
 trainer.py       the training loop
 starting.py      the start of a run on one rank, and where training is taken up
+reading.py       batches on every rank: in a TP group one reads, the others receive
 features.py      a frozen CNN's features, computed once and kept beside the dataset
 checkpoint.py    checkpoints that know no topology: written, found, pruned
 restore.py       read by name into any topology

@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -44,6 +44,9 @@ class Mesh:
     tp_group: Any
     dp_group: Any
     mpu: Any
+    node: int = 0
+    local_rank: int = 0
+    local_world: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -125,7 +128,10 @@ def init_mesh(place: Place | None, tp: int, timeout_seconds: float = 300.0, init
                 init_method = f"tcp://{place.master_addr}:{place.master_port}"
         dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world, timeout=timeout)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, dist_init_required=False, timeout=timeout)
-    return _form(tp, rank, world, device, timeout_seconds)
+    mesh = _form(tp, rank, world, device, timeout_seconds)
+    if place is None:
+        return mesh
+    return replace(mesh, node=place.node, local_rank=place.local_rank, local_world=place.local_world)
 
 
 def set_tensor_parallel(mesh: Mesh, tp: int, timeout_seconds: float = 300.0) -> Mesh:
@@ -133,7 +139,8 @@ def set_tensor_parallel(mesh: Mesh, tp: int, timeout_seconds: float = 300.0) -> 
     from megatron.core import parallel_state
 
     parallel_state.destroy_model_parallel()
-    return _form(tp, mesh.rank, mesh.world, mesh.device, timeout_seconds)
+    formed = _form(tp, mesh.rank, mesh.world, mesh.device, timeout_seconds)
+    return replace(formed, node=mesh.node, local_rank=mesh.local_rank, local_world=mesh.local_world)
 
 
 def _form(tp: int, rank: int, world: int, device: torch.device, timeout_seconds: float) -> Mesh:

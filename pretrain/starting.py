@@ -10,7 +10,6 @@ import torch
 from configs.errors import UserError
 from configs.model import EfficientNetLite0
 from configs.schema import TrainRecipe
-from data_pipeline.stream.loader import Loader
 from data_pipeline.stream.read.dataset import Dataset
 from pretrain import checkpoint as checkpoints
 from pretrain.engine import Engine, born
@@ -18,6 +17,7 @@ from pretrain.features import FeatureCache
 from pretrain.mesh import Mesh
 from pretrain.model.cnn import count_parameters
 from pretrain.model.vlm import VisionLanguageModel, make_model
+from pretrain.reading import GroupLoader
 from pretrain.restore import Checkpoint, load_engine
 
 Say = Callable[[str], None]
@@ -58,7 +58,7 @@ def frozen_outside(recipe: TrainRecipe) -> dict[str, int]:
 
 
 def take_up(
-    recipe: TrainRecipe, run: Path, mesh: Mesh, engine: Engine, loader: Loader, say: Say, resume_from: str | None
+    recipe: TrainRecipe, run: Path, mesh: Mesh, engine: Engine, loader: GroupLoader, say: Say, resume_from: str | None
 ) -> int:
     """Resume from the run's newest checkpoint, else from `resume_from`, else take `start_from`'s weights.
 

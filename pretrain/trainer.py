@@ -17,7 +17,6 @@ from configs.load import dump_recipe
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
 from data_pipeline.stream.batch import Batch
-from data_pipeline.stream.loader import Loader
 from pretrain import checkpoint as checkpoints
 from pretrain.engine import Engine
 from pretrain.loss import StepCounts, micro_loss
@@ -28,6 +27,7 @@ from pretrain.model.inputs import Inputs, to_inputs
 from pretrain.model.vlm import Output
 from pretrain.optim import make_optimizer, rate_scale, set_rates
 from pretrain.provenance import provenance
+from pretrain.reading import GroupLoader
 from pretrain.run_folder import check_run_folder, step_of
 from pretrain.stages import apply_stage, freeze_table
 from pretrain.starting import born_model, circumstances, frozen_outside, make_features, take_up
@@ -62,13 +62,7 @@ class Trainer:
         self.recipe, self.folder, self.mesh = recipe, run, mesh
         self._open_folder()
         self.features = make_features(recipe, mesh, self.say)
-        self.loader = Loader(
-            recipe,
-            dp_rank=mesh.dp_rank,
-            dp_size=mesh.dp_size,
-            features=self.features,
-            plan_log=str(run / "plan.log") if mesh.is_first else None,
-        )
+        self.loader = GroupLoader(recipe, mesh, self.features, str(run / "plan.log"))
         self.model = born_model(recipe, mesh, self.loader.chat.vocab_size)
         outside = frozen_outside(recipe)
         rows = apply_stage(self.model, recipe.stage.train, outside)

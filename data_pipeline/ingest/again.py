@@ -39,7 +39,7 @@ class Failed:
             if generation.kind == "retry":
                 start = first
             first += generation.shards
-        return [entry.name for entry in self.manifest.shards[start:]]
+        return list(self.manifest.shards.names)[start:]
 
     def positions(self) -> Iterator[int]:
         """Positions, ascending; one shard's table in memory at a time."""

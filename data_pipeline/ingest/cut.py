@@ -20,9 +20,9 @@ from configs.ingest import StorageConfig
 from data_pipeline.ingest.dedup.drops import read_drops
 from data_pipeline.ingest.statistics import shard_statistics
 from data_pipeline.ingest.unit_file import read_unit, unit_path
-from data_pipeline.manifest import ShardEntry
+from data_pipeline.shard_table import ShardEntry
 from data_pipeline.sample import key_of
-from data_pipeline.shard import INDEX_SCHEMA, OUTCOME_SCHEMA, table_bytes, tar_end
+from data_pipeline.shard import INDEX_SCHEMA, OUTCOME_SCHEMA, index_bytes, table_bytes, tar_end
 from data_pipeline.storage import configure, exists, join, put, put_file, read_bytes, read_range
 
 ENDINGS = {"tar": "tar", "index": "index.parquet", "outcomes": "outcomes.parquet"}
@@ -136,7 +136,7 @@ def write_shard(job: CutJob, part: Slice) -> tuple[ShardEntry, dict[str, Any]]:
     outcomes = pa.concat_tables([_outcomes(table) for _, table in tables]).combine_chunks()
     hashes = {"tar": sha.hexdigest()}
     for kind, table in (("index", index), ("outcomes", outcomes)):
-        data = table_bytes(table)
+        data = index_bytes(table) if kind == "index" else table_bytes(table)
         put(join(job.output, f"{name}.{ENDINGS[kind]}"), data)
         hashes[kind] = hashlib.sha256(data).hexdigest()
     entry = ShardEntry(name, index.num_rows, outcomes.num_rows, size, hashes)

@@ -186,7 +186,7 @@ def _extend(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], run
     fingerprint = stock.fingerprint(manifest.fingerprint + identity_of(recipe), new_inputs)
     begin(recipe.output, Begun("extend", fingerprint, said_of(recipe), start))
     units = Units(news, recipe.unit_size)
-    published = tuple(entry.name for entry in manifest.shards)
+    published = tuple(manifest.shards.names)
     site = Site(
         whole_paths(recipe), _work(recipe.output, number, fingerprint), published, runner, log, _check(recipe, start)
     )
@@ -217,7 +217,7 @@ def _retry(recipe: BuildRecipe, manifest: Manifest, found: Sequence[Found], runn
     inputs = inputs_of(recipe, found, rows, runner, list(stock.latest(old).values()), log)
     units = Units(relisted(recipe.output, old, inputs), recipe.unit_size)
     count = sum(1 for _ in units.restricted(failed.positions()))
-    published = tuple(entry.name for entry in manifest.shards)
+    published = tuple(manifest.shards.names)
     site = Site(
         whole_paths(recipe), _work(recipe.output, number, fingerprint), published, runner, log, _check(recipe, start)
     )

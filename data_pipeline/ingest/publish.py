@@ -17,6 +17,7 @@ from data_pipeline.ingest.segments import Segment
 from data_pipeline.ingest.statistics import read_totals, shard_statistics, write_statistics
 from data_pipeline.manifest import Generation, Manifest, write_manifest
 from data_pipeline.shard import read_table
+from data_pipeline.shard_table import ShardTable
 from data_pipeline.storage import exists, join, put, read_bytes
 
 
@@ -46,7 +47,7 @@ def publish(
         recipe.name,
         generation.fingerprint,
         said_of(recipe),
-        (*(old.shards if old else ()), *made.entries),
+        ShardTable([*(old.shards if old else ()), *made.entries]),
         {
             "rows": kept + sum(said.values()),
             "kept": kept,

@@ -9,7 +9,7 @@ import hashlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ import pyarrow as pa
 from configs.ingest import StorageConfig
 from data_pipeline.ingest.again import RETRIED
 from data_pipeline.ingest.sources.record_images import PICTURE_ENDINGS
-from data_pipeline.manifest import Generation, Manifest, ShardEntry, read_manifest
+from data_pipeline.manifest import Generation, Manifest, read_manifest, shard_table_problem
+from data_pipeline.shard_table import ShardEntry
 from data_pipeline.sample import key_of, parse_body
 from data_pipeline.shard import BLOCK, digest, read_table
 from data_pipeline.storage import configure, exists, is_remote, join, listdir, open_stream, read_bytes
@@ -58,6 +59,10 @@ def verify(folder: str, storage: StorageConfig | None = None) -> Report:
     if storage is not None:
         configure(storage)
     manifest, report, counted = read_manifest(folder), Report(), _Counted()
+    problem = shard_table_problem(folder)
+    if problem is not None:
+        report.problems.append(problem)
+        return report  # it says what to look for
     for generation, first, entries in reversed(_generations(manifest)):
         _generation(folder, generation, first, entries, counted, report)
     _totals(manifest, counted, report)
@@ -69,7 +74,7 @@ def verify(folder: str, storage: StorageConfig | None = None) -> Report:
     return report
 
 
-def _generations(manifest: Manifest) -> list[tuple[str, int, tuple[ShardEntry, ...]]]:
+def _generations(manifest: Manifest) -> list[tuple[str, int, Sequence[ShardEntry]]]:
     """(kind, first position, shards) of every build into the folder."""
     known = manifest.generations or (Generation("build", len(manifest.shards), 0, manifest.fingerprint),)
     out, shard, position = [], 0, 0
@@ -81,7 +86,7 @@ def _generations(manifest: Manifest) -> list[tuple[str, int, tuple[ShardEntry, .
 
 
 def _generation(
-    folder: str, kind: str, first: int, entries: tuple[ShardEntry, ...], counted: _Counted, report: Report
+    folder: str, kind: str, first: int, entries: Sequence[ShardEntry], counted: _Counted, report: Report
 ) -> None:
     """All shards of one build: equal counts, ascending keys, positions without a gap."""
     full = max((entry.samples for entry in entries), default=0)

@@ -17,7 +17,6 @@ from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.making import Features
 from data_pipeline.stream.plan.rows import PlannedStep
 from data_pipeline.stream.prefetch.pool import InChild, InProcess, Pool, Task, Worker
-from data_pipeline.stream.service.client import PlanClient, PlanProcess
 from data_pipeline.stream.service.source import PlanHere, PlanSource
 from data_pipeline.stream.tables import open_data, open_sources
 
@@ -237,16 +236,8 @@ def usual_workers(local_ranks: int, cached: bool) -> int:
     return 0 if cached else min(MOST_WORKERS, max(0, cores // local_ranks - 1))
 
 
-def open_plan(recipe: TrainRecipe, *, log: str | None = None, write: bool = False) -> PlanProcess | None:
-    """The planner's process for this node, where the recipe wants one; None where each rank plans by itself."""
-    if recipe.data.planner == "thread":
-        return None
-    samples = sum(len(dataset) for dataset in open_sources(recipe).datasets)
-    if recipe.data.planner == "auto" and samples < PLANNED_APART:
-        return None
-    return PlanProcess(recipe, log, write)
-
-
-def plan_client(process: PlanProcess) -> PlanClient:
-    """A loader's connection to a process that this rank started."""
-    return PlanClient(process.address, process.fingerprint, process)
+def plans_apart(recipe: TrainRecipe) -> bool:
+    """Whether planning gets a process of its own on each node."""
+    if recipe.data.planner != "auto":
+        return recipe.data.planner == "process"
+    return sum(len(dataset) for dataset in open_sources(recipe).datasets) >= PLANNED_APART

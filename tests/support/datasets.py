@@ -13,6 +13,7 @@ from configs.ingest import StorageConfig
 from data_pipeline.ingest.cut import CutJob, slices, write_shard
 from data_pipeline.ingest.unit_file import UnitWriter, unit_path
 from data_pipeline.manifest import Manifest, write_manifest
+from data_pipeline.shard_table import ShardTable
 from data_pipeline.sample import IMAGE_MARK, ImageInfo, Message, Sample, key_of
 
 WORDS = [
@@ -97,5 +98,5 @@ def write_unit(folder: Path, writer: UnitWriter, shard_size: int, pictures: dict
         "bytes": sum(entry.bytes for entry in shards),
     }
     fingerprint = "-".join(entry.sha256["index"][:16] for entry in shards)
-    write_manifest(str(folder), Manifest(folder.name, fingerprint, {}, shards, said))
+    write_manifest(str(folder), Manifest(folder.name, fingerprint, {}, ShardTable(shards), said))
     return folder

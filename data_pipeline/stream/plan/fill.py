@@ -175,23 +175,23 @@ def _pair(room, goal, grain, limits, samples, stock):  # type: ignore[no-untyped
 @compiled
 def _finish(room, goal, grain, limits, samples, stock):  # type: ignore[no-untyped-def]
     """What comes next near the end of a row: one or two that fill it, one of three that do, or the longest that fits."""
-    first, second = _pair(room, goal, grain, limits, samples, stock)
-    if first != NONE:
-        return first, second
     tired = stock.left[STRAIN] >= PATIENCE
-    for _ in range(1 if tired else THIRDS):
-        k = _any(stock)
-        rest = room - samples.tokens[k]
-        if rest < 1 or samples.images[k] > limits.images or samples.vision[k] > limits.vision:
-            continue
-        less = Limits(rest, limits.images - samples.images[k], limits.vision - samples.vision[k])
-        first, second = _pair(rest, goal - samples.vision[k], grain, less, samples, stock)
+    thirds = 1 if tired else THIRDS
+    for search in range(1 + thirds + min(1 if tired else SHORT, room - 1)):
+        k, rest, images, vision = NONE, room, limits.images, limits.vision
+        if search > thirds:
+            rest -= search - thirds
+        elif search > 0:
+            k = _any(stock)
+            rest, images, vision = rest - samples.tokens[k], images - samples.images[k], vision - samples.vision[k]
+            if rest < 1 or images < 0 or vision < 0:
+                continue
+        free = Limits(rest, images, vision)
+        first, second = _pair(rest, goal - (limits.vision - vision), grain, free, samples, stock)
+        if first != NONE and k == NONE:
+            return first, second
         if first != NONE and first != k and second != k:
             return k, NONE
-    for short in range(1, min(1 if tired else SHORT, room - 1) + 1):
-        first, second = _pair(room - short, goal, grain, limits, samples, stock)
-        if first != NONE:
-            return first, second
     for size in range(min(room, len(stock.head) - 1), 0, -1):
         i, tries = stock.head[size], 0
         while i != NONE and tries < LISTED:

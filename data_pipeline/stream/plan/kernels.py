@@ -50,8 +50,8 @@ def draw_sources(share, following, credit, units, starts, by_tokens, longest, to
                 # Drawing it must not put it ahead by more than the bound; then the one whose last moment comes first.
                 if wanted - size > -room - 1e-9:
                     deadline = (room - wanted) / share[i]
-                    ahead = tokens if by_tokens else tokens / mean
-                    if deadline > ahead and following[i] != share[i]:
+                    ahead = tokens / mean
+                    if deadline > ahead and following[i] != share[i] and not by_tokens:
                         late = room - wanted - share[i] * ahead
                         deadline = ahead + late / following[i] if following[i] > 0 else np.inf
                     if chosen == NONE or deadline < soonest:

@@ -67,48 +67,39 @@ def _exactly(link: socket.socket, count: int) -> bytes:
     return bytes(data)
 
 
-def send_batch(link: socket.socket, batch: Batch) -> None:
-    """A batch, its arrays in a memory file."""
+def pack(batch: Batch) -> tuple[dict[str, Any], list[np.ndarray], int]:
+    """(header, arrays, bytes that they take one after the other, each at a multiple of ALIGN)."""
     arrays: dict[str, np.ndarray] = {name: getattr(batch, name) for name in ARRAYS}
     same = all(np.shares_memory(batch.positions[0], batch.positions[k]) for k in (1, 2))
     arrays["positions"] = batch.positions[0] if same else batch.positions
-    listed = 0
     for column in fields(Vision):
         value = getattr(batch.vision, column.name)
         if isinstance(value, list):
-            listed = len(value)
             arrays |= {f"image {n}": image for n, image in enumerate(value)}
         elif value is not None:
             arrays[f"vision {column.name}"] = value
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     table, end = [], 0
     for name, array in arrays.items():
         table.append([name, array.dtype.str, list(array.shape), end])
         end += -(-array.nbytes // ALIGN) * ALIGN
-    descriptor = os.memfd_create("looksay-batch", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(descriptor, max(1, end))
-        with mmap.mmap(descriptor, max(1, end)) as memory:
-            for (_, _, _, start), array in zip(table, arrays.values(), strict=True):
-                if array.nbytes:
-                    memory[start : start + array.nbytes] = memoryview(array).cast("B")
-        header = {
-            "batch": table,
-            "images": listed if batch.vision.images is not None else None,
-            "denominator": batch.denominator,
-            "rows": [[r.row, list(r.samples), r.tokens, r.visual, r.patches, r.labels] for r in batch.rows],
-        }
-        send(link, header, descriptor=descriptor)
-    finally:
-        os.close(descriptor)
+    header = {
+        "batch": table,
+        "images": None if batch.vision.images is None else len(batch.vision.images),
+        "denominator": batch.denominator,
+        "rows": [[r.row, list(r.samples), r.tokens, r.visual, r.patches, r.labels] for r in batch.rows],
+    }
+    return header, [np.ascontiguousarray(array) for array in arrays.values()], max(1, end)
 
 
-def to_batch(header: dict[str, Any], descriptor: int) -> Batch:
-    """The batch of a message; takes over its descriptor. Its arrays can be written to, each process its own copy."""
-    try:
-        memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
-    finally:
-        os.close(descriptor)
+def write(header: dict[str, Any], arrays: list[np.ndarray], memory: Any) -> None:
+    """The arrays into `memory`, at their places."""
+    for (_, _, _, start), array in zip(header["batch"], arrays, strict=True):
+        if array.nbytes:
+            memory[start : start + array.nbytes] = memoryview(array).cast("B")
+
+
+def unpack(header: dict[str, Any], memory: Any) -> Batch:
+    """The batch whose arrays lie in `memory`: views of it."""
     arrays = {}
     for name, kind, shape, start in header["batch"]:
         dtype = np.dtype(kind)
@@ -124,3 +115,25 @@ def to_batch(header: dict[str, Any], descriptor: int) -> Batch:
         denominator=header["denominator"],
         rows=tuple(RowInfo(row, tuple(samples), *counts) for row, samples, *counts in header["rows"]),
     )
+
+
+def send_batch(link: socket.socket, batch: Batch) -> None:
+    """A batch, its arrays in a memory file."""
+    header, arrays, size = pack(batch)
+    descriptor = os.memfd_create("looksay-batch", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, size)
+        with mmap.mmap(descriptor, size) as memory:
+            write(header, arrays, memory)
+        send(link, header, descriptor=descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def to_batch(header: dict[str, Any], descriptor: int) -> Batch:
+    """The batch of a message; takes over its descriptor. Its arrays can be written to, each process its own copy."""
+    try:
+        memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    finally:
+        os.close(descriptor)
+    return unpack(header, memory)

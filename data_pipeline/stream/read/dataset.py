@@ -41,8 +41,8 @@ class Dataset:
         manifest = read_manifest(folder)
         self.name, self.fingerprint = manifest.name, manifest.fingerprint
         self.identity = hashlib.sha256(read_bytes(join(folder, NAME))).hexdigest()
-        self.shards = [entry.name for entry in manifest.shards]
-        self.starts = np.concatenate([[0], np.cumsum([entry.samples for entry in manifest.shards])]).astype(np.int64)
+        self.shards = manifest.shards.names
+        self.starts = np.concatenate([[0], np.cumsum(manifest.shards.samples)]).astype(np.int64)
         self._indexes = Indexes(folder)
         self._tars: LocalTars | RemoteTars
         self._tars = RemoteTars(folder, self.identity, self.config) if is_remote(folder) else LocalTars(folder)

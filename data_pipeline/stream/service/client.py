@@ -37,6 +37,10 @@ class PlanProcess:
             raise RunError(f"{error} while it started: see its output above") from None
         self.address, self.fingerprint = header["address"], header["fingerprint"]
 
+    def client(self) -> "PlanClient":
+        """The connection of the rank that started it, which ends it when it closes."""
+        return PlanClient(self.address, self.fingerprint, self)
+
     def close(self) -> None:
         self._child.kill()  # it holds nothing that could be lost
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from configs.errors import UserError
 from data_pipeline.ingest.job import build
 from data_pipeline.ingest.verify import MOST_PROBLEMS, verify
+from data_pipeline.manifest import read_manifest, write_manifest
+from data_pipeline.shard_table import ShardTable
 from tests.data_pipeline.conftest import build_recipe, fill
 from tests.flows.conftest import no_ray
 
@@ -74,9 +77,17 @@ def cut_tar(folder: Path) -> None:
 
 
 def swap(folder: Path) -> None:
-    data = json.loads((folder / "manifest.json").read_text())
-    data["shards"][:2] = data["shards"][1::-1]
-    (folder / "manifest.json").write_text(json.dumps(data))
+    manifest = read_manifest(str(folder))
+    first, second, *rest = manifest.shards
+    write_manifest(str(folder), replace(manifest, shards=ShardTable([second, first, *rest])))
+
+
+def spoil_table(folder: Path) -> None:
+    flip(next(folder.glob("shards-*.parquet")), 40)
+
+
+def remove_table(folder: Path) -> None:
+    next(folder.glob("shards-*.parquet")).unlink()
 
 
 def stranger(folder: Path) -> None:
@@ -95,6 +106,8 @@ def totals(folder: Path) -> None:
         (remove_tar, "00001.tar is missing"),
         (cut_tar, "00001.tar does not have the SHA-256"),
         (swap, "comes after"),
+        (spoil_table, "parquet does not have the SHA-256"),
+        (remove_table, "parquet is missing"),
         (stranger, "00003.tar is not in the manifest"),
         (totals, "manifest.json"),
     ],

@@ -15,7 +15,7 @@ import pytest
 from configs.errors import RunError, UserError
 from data_pipeline.stream import loader as loader_module
 from data_pipeline.stream.batch import Batch
-from data_pipeline.stream.loader import Loader, plan_client, usual_workers
+from data_pipeline.stream.loader import Loader, usual_workers
 from data_pipeline.stream.prefetch.pool import InChild
 from data_pipeline.stream.service.client import PlanClient, PlanProcess
 from tests.data_pipeline.stream.conftest import train_recipe
@@ -198,7 +198,7 @@ def test_the_planners_process_gives_the_plan(world: Path, tmp_path: Path) -> Non
     recipe, log = train_recipe(world), tmp_path / "plan.log"
     wanted = Loader(recipe)
     process = PlanProcess(recipe, str(log), write=True)
-    first = Loader(recipe, plan=plan_client(process))
+    first = Loader(recipe, plan=process.client())
     second = Loader(recipe, dp_rank=1, dp_size=2, plan=PlanClient(process.address, process.fingerprint))
     for step in (0, 1, 5, 2, 20):
         assert same(first.step(step), wanted.build(step))
@@ -218,7 +218,7 @@ def test_the_planners_process_gives_the_plan(world: Path, tmp_path: Path) -> Non
 
 def test_a_planner_that_is_gone_is_said_at_once(world: Path) -> None:
     process = PlanProcess(train_recipe(world))
-    made = Loader(train_recipe(world), plan=plan_client(process))
+    made = Loader(train_recipe(world), plan=process.client())
     made.step(0)
     process._child.process.kill()
     with pytest.raises(RunError, match="the planner process of this node is gone"):
@@ -230,7 +230,7 @@ def test_a_planner_that_is_gone_is_said_at_once(world: Path) -> None:
 def test_an_error_of_the_planner_keeps_its_sentence(world: Path) -> None:
     with pytest.raises(UserError, match="source talks: none of its 50 samples can be drawn"):
         process = PlanProcess(train_recipe(world, packing={"length": 8, "rows_per_step": 6, "window_steps": 3}))
-        made = Loader(train_recipe(world), plan=plan_client(process))
+        made = Loader(train_recipe(world), plan=process.client())
         try:
             made.plan.step(0)
         finally:

@@ -72,13 +72,16 @@ def test_a_change_of_weights_that_is_foreseen_keeps_the_bound(seed: int, unit: s
     weights = [random.dirichlet(np.full(sources, 0.5)) + 1e-3 for _ in range(6)]
     cursors, away, credit, longest = np.zeros(sources, int), np.zeros(sources), [0.0] * sources, 1
     for now, then in zip(weights, [*weights[1:], weights[-1]], strict=True):
-        mixture = Mixture(now.tolist(), credit, unit, longest, then.tolist())
-        ready = [part[c : c + 3000] for part, c in zip(tokens, cursors, strict=True)]
-        mean = sum(float(part.mean() * share) for part, share in zip(ready, now / now.sum(), strict=True))
-        for source in mixture.draw(ready, int(1500 * mean)).tolist():
-            size = int(tokens[source][cursors[source]]) if unit == "tokens" else 1
-            cursors[source] += 1
-            away -= now / now.sum() * size
-            away[source] += size
-            assert np.abs(away).max() < (mixture.longest if unit == "tokens" else 1)
-        credit, longest = list(mixture.credit), mixture.longest
+        left = 150_000
+        while left > 0:
+            mixture = Mixture(now.tolist(), credit, unit, longest, then.tolist())
+            ready = [part[c : c + 3000] for part, c in zip(tokens, cursors, strict=True)]
+            for source in mixture.draw(ready, left).tolist():
+                size = int(tokens[source][cursors[source]])
+                what = size if unit == "tokens" else 1
+                left -= size
+                cursors[source] += 1
+                away -= now / now.sum() * what
+                away[source] += what
+                assert np.abs(away).max() < (mixture.longest if unit == "tokens" else 1)
+            credit, longest = list(mixture.credit), mixture.longest
