@@ -65,7 +65,8 @@ def recipe() -> Any:
 
 def make(shards: int, lengths: str) -> None:
     """The dataset: shard table, counts, and a tokenizer for their fingerprint."""
-    from data_pipeline.manifest import Manifest, ShardEntry, write_manifest
+    from data_pipeline.manifest import Manifest, write_manifest
+    from data_pipeline.shard_table import ShardEntry, ShardTable
     from data_pipeline.stream.chat import Chat
     from data_pipeline.stream.counts.make import counts_folder
     from data_pipeline.stream.read.dataset import Dataset
@@ -76,8 +77,14 @@ def make(shards: int, lengths: str) -> None:
     blank = {"tar": "0" * 64, "index": "0" * 64, "outcomes": "0" * 64}
     entries = tuple(ShardEntry(f"{n:05d}", PER_SHARD, PER_SHARD, PER_SHARD * 50_000, blank) for n in range(shards))
     total = shards * PER_SHARD
-    totals = {"rows": total, "kept": total, "rejected": {}, "pictures_per_sample": {"1": total}, "bytes": total * 50_000}
-    write_manifest(str(FOLDER / "data"), Manifest("billion", "billion", {}, entries, totals))
+    totals = {
+        "rows": total,
+        "kept": total,
+        "rejected": {},
+        "pictures_per_sample": {"1": total},
+        "bytes": total * 50_000,
+    }
+    write_manifest(str(FOLDER / "data"), Manifest("billion", "billion", {}, ShardTable(entries), totals))
     known = recipe()
     dataset = Dataset(str(FOLDER / "data"))
     folder = Path(counts_folder(dataset, Chat(known.data.tokenizer, known.data.template)))

@@ -67,7 +67,7 @@ class PackingConfig(Config):
     window_steps: int = Field(64, ge=1, description="optimizer steps planned together")
     max_images_per_row: int | None = Field(None, ge=1)
     max_patches_per_row: int | None = Field(None, ge=1, description="bounds the encoder's memory")
-    max_carry_windows: int = Field(2, ge=1, description="a sample left over this often opens a row of its own")
+    max_carry_windows: int = Field(1, ge=1, description="a sample left over this often is placed before all others")
     balance: Literal["none", "group"] = "group"
 
 
@@ -75,7 +75,8 @@ class ReadConfig(Config):
     """How bytes are brought from where a dataset lies."""
 
     cache: str | None = Field(
-        None, description="folder on a local disk that keeps what was read from s3:// or http://; shared by a node's ranks"
+        None,
+        description="folder on a local disk that keeps what was read from s3:// or http://; shared by a node's ranks",
     )
     cache_gb: float = Field(100.0, gt=0, description="most that the cache holds")
     connections: int = Field(32, ge=1, description="ranged requests in flight of one process")
@@ -83,7 +84,9 @@ class ReadConfig(Config):
         None, gt=0, description="a request that takes longer is asked a second time; none: three times the usual (p95)"
     )
     retry_seconds: float = Field(
-        120.0, gt=0, description="a read that fails for a reason outside the bytes is retried so long, then ends the job"
+        120.0,
+        gt=0,
+        description="a read that fails for a reason outside the bytes is retried so long, then ends the job",
     )
     checksums: bool = Field(True, description="check every member against its hash")
 

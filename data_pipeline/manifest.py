@@ -63,7 +63,9 @@ def read_manifest(folder: str) -> Manifest:
         raise UserError(f"{path} is not JSON ({error}): the dataset is damaged, build it again") from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
-        raise UserError(f"{path} has schema {schema}, this looksay reads {SCHEMA}: use a matching version, or build it anew")
+        raise UserError(
+            f"{path} has schema {schema}, this looksay reads {SCHEMA}: use a matching version, or build it anew"
+        )
     try:
         shards = ShardTable(path=join(folder, data["shards"]["file"]), count=int(data["shards"]["count"]))
         generations = tuple(Generation(**entry) for entry in data.get("generations", ()))

@@ -80,7 +80,7 @@ class GroupLoader:
         if batch is not None:
             header, arrays, size = pack(batch)
             memory = np.empty(size, np.uint8)
-            write(header, arrays, memoryview(memory))
+            write(header, arrays, memory.data)
             self._broadcast(np.frombuffer(json.dumps(header).encode(), np.uint8))
             self._broadcast(memory)
             return batch

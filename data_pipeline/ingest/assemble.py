@@ -25,8 +25,8 @@ from data_pipeline.ingest.segments import Unit
 from data_pipeline.ingest.tasks import Runner
 from data_pipeline.ingest.unit_file import UnitTotals, read_unit, unit_path
 from data_pipeline.ingest.units import UnitJob, close_fetchers, process_unit
-from data_pipeline.shard_table import ShardEntry
 from data_pipeline.shard import read_table
+from data_pipeline.shard_table import ShardEntry
 from data_pipeline.storage import configure, join, listdir, read_bytes
 
 COUNTED_TOGETHER = 64

@@ -20,9 +20,9 @@ from configs.ingest import StorageConfig
 from data_pipeline.ingest.dedup.drops import read_drops
 from data_pipeline.ingest.statistics import shard_statistics
 from data_pipeline.ingest.unit_file import read_unit, unit_path
-from data_pipeline.shard_table import ShardEntry
 from data_pipeline.sample import key_of
 from data_pipeline.shard import INDEX_SCHEMA, OUTCOME_SCHEMA, index_bytes, table_bytes, tar_end
+from data_pipeline.shard_table import ShardEntry
 from data_pipeline.storage import configure, exists, join, put, put_file, read_bytes, read_range
 
 ENDINGS = {"tar": "tar", "index": "index.parquet", "outcomes": "outcomes.parquet"}

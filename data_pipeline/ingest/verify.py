@@ -20,9 +20,9 @@ from configs.ingest import StorageConfig
 from data_pipeline.ingest.again import RETRIED
 from data_pipeline.ingest.sources.record_images import PICTURE_ENDINGS
 from data_pipeline.manifest import Generation, Manifest, read_manifest, shard_table_problem
-from data_pipeline.shard_table import ShardEntry
 from data_pipeline.sample import key_of, parse_body
 from data_pipeline.shard import BLOCK, digest, read_table
+from data_pipeline.shard_table import ShardEntry
 from data_pipeline.storage import configure, exists, is_remote, join, listdir, open_stream, read_bytes
 
 PARTS = {"tar": ".tar", "index": ".index.parquet", "outcomes": ".outcomes.parquet"}

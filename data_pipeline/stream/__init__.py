@@ -3,18 +3,24 @@
 ```
 counts per dataset --> tables --> plan (order, mixture, packing) --> step: rows of (source, epoch, index)
               ^                  ^                                                    |
-            chat               layout                    reader --> images --> collate --> batch
-              ^                                                \\______ loader ______/
-          tokenizer
+            chat               layout                   making: read --> images --> collate --> batch
+              ^                                                |                             |
+          tokenizer                                  loader: service, prefetch --------------'
 ```
 
 tokenizer.py   trains the small byte-level BPE tokenizer
 chat.py        messages -> token ids, learned tokens, places of pictures
 counts/        lengths of a dataset's samples, counted once and kept beside it
-layout.py      size of a picture -> its visual tokens: the function that planner and collator share
+geometry.py    a resolution policy for one encoder and projector, as plain numbers
+resolution.py  a picture's size -> its views, grids and tokens under any policy
+measure.py     the same counts for millions of pictures at once
+layout.py      a sample's counts: the function that planner and collator share; policies for long samples
 tables.py      a recipe's data, opened: datasets, chat, geometry, planner
 plan/          lengths -> rows -> optimizer steps; the same on any number of ranks
 read/          samples at random out of tars, local or remote, every byte checked
+making.py      planned rows -> batches; a pure function of the plan and the bytes
+prefetch/      worker processes that make micro-steps ahead
+service/       the planner in a process of its own, once a node
 images.py      stored bytes -> pixels -> grid -> patches
 collate.py     samples -> batch, with exactly the planned counts
 batch.py       the one object that the model eats

@@ -29,8 +29,9 @@ class Ready:
     """How it is laid out where that is not as a whole: pictures shrunk, text cut (`fit_sample`)."""
 
     def laid_out(self, geometry: Geometry) -> Layout:
-        whole = self.planned is None
-        return layout(self.sizes, self.encoded.text_tokens, self.encoded.label_tokens, geometry) if whole else self.planned  # type: ignore[return-value]
+        if self.planned is not None:
+            return self.planned
+        return layout(self.sizes, self.encoded.text_tokens, self.encoded.label_tokens, geometry)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from data_pipeline.stream.resolution import Canvas, PictureLayout
 Pixels = NDArray[np.uint8]
 
 
-def decode(data: bytes) -> Pixels:
+def decode(data: bytes | memoryview) -> Pixels:
     """Stored bytes -> [H, W, 3]. Raises ValueError when they are not a picture."""
     try:
         with Image.open(io.BytesIO(data)) as picture:

@@ -35,7 +35,14 @@ def _planned(recipe: TrainRecipe, rank: int, of: int, steps: range) -> Iterator[
         planned = planner.step(step)
         for micro, row in _places(recipe, rank, of):
             what = _row(planner, planned.row(row)) if row >= 0 else EMPTY
-            yield {"step": step, "micro": micro, "rank": rank, "row": row, **what, "step_labels": int(planned.denominator)}
+            yield {
+                "step": step,
+                "micro": micro,
+                "rank": rank,
+                "row": row,
+                **what,
+                "step_labels": int(planned.denominator),
+            }
 
 
 def _row(planner: Planner, row: Drawn) -> dict[str, Any]:
@@ -62,7 +69,14 @@ def _decoded(recipe: TrainRecipe, rank: int, of: int, steps: range, workers: int
             infos = [(info, batch.denominator) for batch in batches for info in batch.rows]
             for (micro, row), (info, labels) in zip(_places(recipe, rank, of), infos, strict=True):
                 assert row == info.row, "the loader and the rule of rows disagree"
-                yield {"step": step, "micro": micro, "rank": rank, "row": row, **_read(info), "step_labels": int(labels)}
+                yield {
+                    "step": step,
+                    "micro": micro,
+                    "rank": rank,
+                    "row": row,
+                    **_read(info),
+                    "step_labels": int(labels),
+                }
     finally:
         loader.close()
 

@@ -170,4 +170,6 @@ class Maker:
 def _check_sizes(images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]]) -> None:
     for image, size in zip(images, sizes, strict=True):
         if image.shape[1::-1] != size:
-            raise ValueError(f"a picture of {image.shape[1]} x {image.shape[0]} pixels, the index says {size[0]} x {size[1]}")
+            raise ValueError(
+                f"a picture of {image.shape[1]} x {image.shape[0]} pixels, the index says {size[0]} x {size[1]}"
+            )

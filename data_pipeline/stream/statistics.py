@@ -47,7 +47,9 @@ def pack_statistics(recipe: TrainRecipe, steps: int | None = None) -> dict[str, 
         "longest_sample": max(lengths),
         "balance": {str(n): balance(loads, packing.length, n) for n in RANKS if n <= len(rows)},
         "shares": _shares(data, samples),
-        "epochs": {label: int(samples.epoch[samples.source == n].max(initial=0)) for n, label in enumerate(data.labels)},
+        "epochs": {
+            label: int(samples.epoch[samples.source == n].max(initial=0)) for n, label in enumerate(data.labels)
+        },
         "steps_per_epoch": _steps_per_epoch(data, samples, count),
         "too_long": {label: found["too_long"] for label, found in zip(data.labels, never, strict=True)},
         "unreadable": {label: found["unreadable"] for label, found in zip(data.labels, never, strict=True)},

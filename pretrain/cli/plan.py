@@ -24,12 +24,20 @@ def add_plan(verbs: Any) -> None:
     )
     pack.add_argument("recipe", metavar="RECIPE", nargs="?")
     bare = pack.add_argument_group("bare lengths, in place of a recipe (no model, no data behind them)")
-    bare.add_argument("--lengths", metavar="FILE.npz", help="arrays tokens, vision (load of each sample) and vision_unit")
+    bare.add_argument(
+        "--lengths", metavar="FILE.npz", help="arrays tokens, vision (load of each sample) and vision_unit"
+    )
     bare.add_argument("--length", type=count, help="positions of a row")
-    bare.add_argument("--dp", type=count, default=8, help="ranks that the balance is printed for; the plan has none (default 8)")
-    bare.add_argument("--out", metavar="PLAN.npz", help="write the plan: sample ids in reading order, and the row of each")
+    bare.add_argument(
+        "--dp", type=count, default=8, help="ranks that the balance is printed for; the plan has none (default 8)"
+    )
+    bare.add_argument(
+        "--out", metavar="PLAN.npz", help="write the plan: sample ids in reading order, and the row of each"
+    )
     bare.add_argument("--seed", type=number, default=0, help="(default 0)")
-    bare.add_argument("--window", type=count, default=WINDOW_ROWS, help=f"rows planned together (default {WINDOW_ROWS})")
+    bare.add_argument(
+        "--window", type=count, default=WINDOW_ROWS, help=f"rows planned together (default {WINDOW_ROWS})"
+    )
     bare.add_argument("--rows-per-step", type=count, default=512, help="rows of an optimizer step (default 512)")
     add_set(pack)
     add_json(pack)
@@ -47,7 +55,9 @@ def add_plan(verbs: Any) -> None:
     stream.add_argument("recipe", metavar="RECIPE")
     stream.add_argument("--rank", type=number, default=0, help="data-parallel rank (default 0)")
     stream.add_argument("--of", type=count, default=1, help="data-parallel ranks (default 1)")
-    stream.add_argument("--workers", type=number, help="processes that read ahead (default: the recipe's); changes no row")
+    stream.add_argument(
+        "--workers", type=number, help="processes that read ahead (default: the recipe's); changes no row"
+    )
     stream.add_argument("--from-step", type=number, default=0, help="first optimizer step (default 0)")
     stream.add_argument("--steps", type=count, default=1, help="optimizer steps (default 1)")
     stream.add_argument("--no-decode", action="store_true", help="read no pixels")

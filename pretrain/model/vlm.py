@@ -50,9 +50,7 @@ class VisionLanguageModel(nn.Module):
             if not features_only:
                 self.encoder = VisionTransformer(build, config.encoder)
         self.projector = make_projector(config.projector, build, self.channels, config.decoder.width)
-        self.newline = (
-            Newline(build, config.decoder.width) if isinstance(config.resolution, AnyresResolution) else None
-        )
+        self.newline = Newline(build, config.decoder.width) if isinstance(config.resolution, AnyresResolution) else None
         self.decoder = Decoder(build, config.decoder, vocabulary)
 
     def encode(self, inputs: Inputs) -> Tensor:

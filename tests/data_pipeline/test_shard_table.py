@@ -13,7 +13,7 @@ from data_pipeline.shard_table import PARTS, ShardEntry, ShardTable
 
 
 def entries(count: int) -> list[ShardEntry]:
-    return [ShardEntry(f"{n:05d}", 10 + n, 20 + n, n, {part: f"{n:064x}" for part in PARTS}) for n in range(count)]
+    return [ShardEntry(f"{n:05d}", 10 + n, 20 + n, n, dict.fromkeys(PARTS, f"{n:064x}")) for n in range(count)]
 
 
 def described(count: int) -> Manifest:
@@ -30,7 +30,9 @@ def test_entries_come_back_from_the_file(tmp_path: Path) -> None:
     assert shards != ShardTable(entries(29))
 
 
-def test_a_hundred_thousand_shards_open_without_reading_their_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hundred_thousand_shards_open_without_reading_their_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_manifest(str(tmp_path), described(100_000))
     asked = []
     columns = ShardTable._columns
@@ -50,7 +52,9 @@ def test_the_same_shards_are_the_same_bytes_and_old_tables_go(tmp_path: Path) ->
     assert len(list(tmp_path.glob("shards-*.parquet"))) == 1
 
 
-def test_a_crash_before_the_manifest_leaves_the_dataset_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_before_the_manifest_leaves_the_dataset_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_manifest(str(tmp_path), described(5))
     put = manifests.put
 

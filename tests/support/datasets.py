@@ -13,8 +13,8 @@ from configs.ingest import StorageConfig
 from data_pipeline.ingest.cut import CutJob, slices, write_shard
 from data_pipeline.ingest.unit_file import UnitWriter, unit_path
 from data_pipeline.manifest import Manifest, write_manifest
-from data_pipeline.shard_table import ShardTable
 from data_pipeline.sample import IMAGE_MARK, ImageInfo, Message, Sample, key_of
+from data_pipeline.shard_table import ShardTable
 
 WORDS = [
     "a",

@@ -128,7 +128,9 @@ def read_run(path: str, read: ReadRange, shape: Shape, start: int, stop: int) ->
         UserError: the file is cut short.
     """
     count = stop - start
-    records = np.frombuffer(_all(path, read, HEADER.size + RECORD.itemsize * start, RECORD.itemsize * (count + 1)), RECORD)
+    records = np.frombuffer(
+        _all(path, read, HEADER.size + RECORD.itemsize * start, RECORD.itemsize * (count + 1)), RECORD
+    )
     key = np.frombuffer(_all(path, read, shape.keys_at + shape.key * start, shape.key * count), f"S{shape.key}")
     pictures, runs = records["picture"].astype(np.int64), records["run"].astype(np.int64)
     pair = 2 * shape.size

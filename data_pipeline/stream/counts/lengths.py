@@ -101,7 +101,9 @@ class DatasetLengths:
         place = np.arange(len(counts.runs)) - np.repeat(counts.run_starts[:-1], np.diff(counts.run_starts))
         learned = counts.runs * (place % 2)
         labels = _sums(learned, counts.run_starts)
-        visual, patches = (_sums(part, counts.pictures) for part in measure(*counts.sizes.T, self.geometry))
+        visual, patches = (
+            _sums(part, counts.pictures) for part in measure(counts.sizes[:, 0], counts.sizes[:, 1], self.geometry)
+        )
         tokens = np.where(text > 0, text + visual, UNREADABLE)
         for i in np.flatnonzero(tokens > self.policy.length).tolist():
             tokens[i], labels[i], visual[i], patches[i] = self._fitted(counts, i, int(text[i]))

@@ -118,4 +118,3 @@ def count_shard(dataset: Dataset, chat: Chat, number: int) -> Counts:
         np.array(run_starts, np.int64),
         np.array(runs, np.int64),
     )
-

@@ -32,9 +32,13 @@ class LengthSet:
         """
         try:
             with np.load(path, allow_pickle=False) as data:
-                found = LengthSet(data["tokens"].astype(np.int64), data["vision"].astype(np.int64), float(data["vision_unit"]))
+                found = LengthSet(
+                    data["tokens"].astype(np.int64), data["vision"].astype(np.int64), float(data["vision_unit"])
+                )
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise UserError(f"{path} is no length set ({error}): it needs the arrays tokens, vision and vision_unit") from None
+            raise UserError(
+                f"{path} is no length set ({error}): it needs the arrays tokens, vision and vision_unit"
+            ) from None
         if found.tokens.ndim != 1 or found.tokens.shape != found.vision.shape or found.vision_unit <= 0:
             raise UserError(f"{path}: tokens and vision must be lists of the same length, vision_unit above 0")
         if len(found.tokens) and (int(found.tokens.min()) < 1 or int(found.vision.min()) < 0):
@@ -65,9 +69,20 @@ class BareLengths:
         tokens, n = self.lengths.tokens[index], len(index)
         zeros = np.zeros(n, np.int32)
         patches = (self.lengths.vision[index] * (1024 / self.lengths.vision_unit)).astype(np.int32)
-        tokens = np.where(tokens > self.length, -1, tokens).astype(np.int32)
+        fitting: NDArray[np.int32] = np.where(tokens > self.length, -1, tokens).astype(np.int32)
         key = np.full(n, b"", "S1")
-        return Drawn(zeros, zeros + epoch, index.astype(np.int64), zeros, key, tokens, zeros, zeros, patches, (patches > 0).astype(np.int32))
+        return Drawn(
+            zeros,
+            zeros + epoch,
+            index.astype(np.int64),
+            zeros,
+            key,
+            fitting,
+            zeros,
+            zeros,
+            patches,
+            (patches > 0).astype(np.int32),
+        )
 
 
 def pack_epoch(lengths: LengthSet, settings: PlanSettings, seed: int) -> Iterator[Window]:

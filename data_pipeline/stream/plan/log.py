@@ -54,7 +54,9 @@ class PlanLog:
         if found is None:
             return None
         if found.pop("fingerprint") != self.fingerprint:
-            raise UserError(f"{self.path} belongs to another plan: the data or its packing changed since; start a new run")
+            raise UserError(
+                f"{self.path} belongs to another plan: the data or its packing changed since; start a new run"
+            )
         return int(found.pop("window")), found
 
     @staticmethod

@@ -69,4 +69,3 @@ class Order:
             mixed *= np.uint64(0xBF58476D1CE4E5B9)
             left, right = right, left ^ ((mixed >> np.uint64(32)) & self._mask)
         return (left << self._half) | right
-

@@ -1,9 +1,9 @@
 """Lengths -> windows of optimizer steps: independent of DP, TP, nodes and workers. Any known window is a seek.
 
-    order      epochs joined end to end, each a seeded permutation of chunks, samples shuffled among some chunks
-    window     draws until carried + drawn tokens suffice, then emits exactly R = rows_per_step * window_steps rows
-    carry      what did not fit: bounded, and aged: after `max_carry_windows` it is packed before anything new
-    steps      rows grouped so that the ranks of a micro-step carry alike, then micro-steps and steps shuffled
+order      epochs joined end to end, each a seeded permutation of chunks, samples shuffled among some chunks
+window     draws until carried + drawn tokens suffice, then emits exactly R = rows_per_step * window_steps rows
+carry      what did not fit: bounded, and aged: after `max_carry_windows` it is packed before anything new
+steps      rows grouped so that the ranks of a micro-step carry alike, then micro-steps and steps shuffled
 """
 
 import hashlib
@@ -118,7 +118,8 @@ class Planner:
 
     def _plan(self, number: int, start: WindowStart) -> tuple[Window, WindowStart]:
         settings, weights = self.settings, self.weights(number * self.settings.window_steps)
-        mixture = Mixture(weights, start.credit, self.mixture, start.longest)
+        after = self.weights((number + 1) * settings.window_steps)
+        mixture = Mixture(weights, start.credit, self.mixture, start.longest, following=after)
         supplies = self._supplies
         if supplies is None or tuple(supply.cursor for supply in supplies) != start.cursors:
             parts = zip(self.tables, self._orders, start.cursors, strict=True)
@@ -156,7 +157,9 @@ class Planner:
         try:
             start = WindowStart.from_json(state)
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"the checkpoint's place in the plan is damaged ({error}): take an older checkpoint") from None
+            raise UserError(
+                f"the checkpoint's place in the plan is damaged ({error}): take an older checkpoint"
+            ) from None
         self._remember(int(state["window"]), start)
 
     def ids_hash(self, step: int) -> str:
@@ -164,7 +167,9 @@ class Planner:
         samples = self.step(step).samples
         sha = hashlib.sha256()
         names = [table.label for table in self.tables]
-        rows = zip(samples.epoch.tolist(), samples.source.tolist(), samples.shard.tolist(), samples.key.tolist(), strict=True)
+        rows = zip(
+            samples.epoch.tolist(), samples.source.tolist(), samples.shard.tolist(), samples.key.tolist(), strict=True
+        )
         for epoch, source, shard, key in rows:
             sha.update(f"{epoch}\t{names[source]}\t{self.tables[source].shard_name(shard)}\t{key.decode()}\n".encode())
         return sha.hexdigest()
@@ -176,7 +181,9 @@ def _hash(identity: dict[str, str]) -> str:
 
 def _difference(theirs: dict[str, str], ours: dict[str, str]) -> str:
     names = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
-    shown = "; ".join(f"{name}: was {theirs.get(name, 'not there')}, is {ours.get(name, 'not there')}" for name in names)
+    shown = "; ".join(
+        f"{name}: was {theirs.get(name, 'not there')}, is {ours.get(name, 'not there')}" for name in names
+    )
     return (
         f"the data, its layout or the packing changed since the checkpoint was written ({shown}): "
         "restore them, or use start_from for a new run"

@@ -49,7 +49,8 @@ def balance(loads: Loads, length: int, ranks: int) -> dict[str, float]:
     if not whole:
         return {}
     tokens, patches, attention = (
-        values[:whole].reshape(-1, ranks).astype(float) for values in (loads.tokens, loads.patches / TILE, loads.attention)
+        values[:whole].reshape(-1, ranks).astype(float)
+        for values in (loads.tokens, loads.patches / TILE, loads.attention)
     )
     slowest = patches.max(1).mean()
     out = {"vision_waste": float(1 - patches.mean() / slowest) if slowest else 0.0}

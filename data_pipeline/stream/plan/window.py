@@ -29,7 +29,7 @@ class PlanSettings:
     chunk: int
     max_images_per_row: int | None = None
     max_patches_per_row: int | None = None
-    max_carry_windows: int = 2
+    max_carry_windows: int = 1
     balance: str = "group"
 
     @property
@@ -84,7 +84,12 @@ def _features(samples: Drawn, starts: NDArray[np.int64]) -> Features:
 
 
 def pack_window(
-    number: int, pool: Drawn, age: NDArray[np.int32], settings: PlanSettings, rng: np.random.Generator, final: bool = False
+    number: int,
+    pool: Drawn,
+    age: NDArray[np.int32],
+    settings: PlanSettings,
+    rng: np.random.Generator,
+    final: bool = False,
 ) -> tuple[Window, Carry]:
     """Rows out of the pool, and what is left for the next window.
 
@@ -107,9 +112,15 @@ def pack_window(
     samples = pool[order]
     tokens, patches, attention = (
         np.add.reduceat(values, starts[:-1]) if len(values) else np.zeros(0, np.int64)
-        for values in (samples.tokens.astype(np.int64), samples.patches.astype(np.int64), samples.tokens.astype(np.int64) ** 2)
+        for values in (
+            samples.tokens.astype(np.int64),
+            samples.patches.astype(np.int64),
+            samples.tokens.astype(np.int64) ** 2,
+        )
     )
-    rows = arrange(tokens, patches, attention, _features(samples, starts), settings.rows_per_step, settings.balance, rng)
+    rows = arrange(
+        tokens, patches, attention, _features(samples, starts), settings.rows_per_step, settings.balance, rng
+    )
     sizes = np.diff(starts)[rows]
     ends = np.cumsum(sizes)
     # Position p of the new order is p - (its row's start) behind its row's old start.

@@ -32,12 +32,14 @@ class Child:
         paths = [ROOT, os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
         # One thread each for what numpy and others would start: processes are what runs side by side here.
-        environment |= {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         command = [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), *arguments]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
         theirs.close()
 
-    def ask(self, header: dict[str, Any], body: bytes = b"", seconds: float = 300.0) -> tuple[dict[str, Any], bytes, int | None]:
+    def ask(
+        self, header: dict[str, Any], body: bytes = b"", seconds: float = 300.0
+    ) -> tuple[dict[str, Any], bytes, int | None]:
         """A message, and the answer to it.
 
         Raises:

@@ -95,7 +95,7 @@ def write(header: dict[str, Any], arrays: list[np.ndarray], memory: Any) -> None
     """The arrays into `memory`, at their places."""
     for (_, _, _, start), array in zip(header["batch"], arrays, strict=True):
         if array.nbytes:
-            memory[start : start + array.nbytes] = memoryview(array).cast("B")
+            memory[start : start + array.nbytes] = array.reshape(-1).view(np.uint8).data
 
 
 def unpack(header: dict[str, Any], memory: Any) -> Batch:

@@ -36,7 +36,9 @@ class DiskCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise UserError(f"data.read.cache {folder} cannot be used ({error}): give a folder on a local disk") from None
+            raise UserError(
+                f"data.read.cache {folder} cannot be used ({error}): give a folder on a local disk"
+            ) from None
         self._writes = random.randrange(SWEEP_EVERY)  # ranks that start together do not sweep together
 
     def _path(self, tar: str, start: int) -> Path:

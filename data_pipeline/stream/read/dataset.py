@@ -128,7 +128,9 @@ class Dataset:
         return found
 
     def _local(self, place: Place, tars: LocalTars, check: bool) -> StoredSample | BadSample:
-        data, start = patiently(place.tar, self.config.retry_seconds, lambda: tars.view(place.tar, place.start, place.end))
+        data, start = patiently(
+            place.tar, self.config.retry_seconds, lambda: tars.view(place.tar, place.start, place.end)
+        )
         return cut(place, data, start, check)
 
     def _elsewhere(self, place: Place, error: BadSample) -> StoredSample | BadSample:

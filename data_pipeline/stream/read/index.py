@@ -105,7 +105,9 @@ class Indexes:
         file = pq.ParquetFile(io.BytesIO(read_bytes(path)) if is_remote(path) else path)
         meta = file.metadata
         if meta.num_rows != samples:
-            raise UserError(f"{path} has {meta.num_rows} samples, the manifest says {samples}: run `looksay data verify`")
+            raise UserError(
+                f"{path} has {meta.num_rows} samples, the manifest says {samples}: run `looksay data verify`"
+            )
         ends = np.cumsum([meta.row_group(n).num_rows for n in range(meta.num_row_groups)]).astype(np.int64)
         self._files[shard] = (file, ends)
         if len(self._files) > OPEN_FILES:

@@ -9,7 +9,9 @@ from configs.errors import RunError
 
 MAPPED = 64
 """Tars that stay mapped; more are opened anew."""
-RISKY = frozenset(("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb3", "cifs", "9p", "afs", "panfs", "wekafs"))
+RISKY = frozenset(
+    ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb3", "cifs", "9p", "afs", "panfs", "wekafs")
+)
 """File systems where a mapped page that cannot be read kills the process, and locks are no locks."""
 
 

@@ -86,7 +86,9 @@ class Hedged:
             if len(running) < 2:
                 self.hedges += bool(running)
                 running.add(self.pool.submit(self._timed, request))
-        raise RunError(f"{path} could not be read for {self.retry_seconds:.0f} s ({error}): check the storage") from error
+        raise RunError(
+            f"{path} could not be read for {self.retry_seconds:.0f} s ({error}): check the storage"
+        ) from error
 
     def _timed(self, request: Callable[[], bytes]) -> bytes:
         start = time.monotonic()

@@ -77,7 +77,9 @@ class PlanClient:
                 send(self._link, header)
                 answer, body, _ = receive(self._link)
             except TimeoutError:
-                raise RunError(f"the planner process did not answer for {ANSWER_SECONDS:.0f} s: start the job again") from None
+                raise RunError(
+                    f"the planner process did not answer for {ANSWER_SECONDS:.0f} s: start the job again"
+                ) from None
             except (EOFError, OSError):
                 raise RunError("the planner process of this node is gone: start the job again, it resumes") from None
         if "error" in answer:

@@ -15,10 +15,10 @@ from configs.errors import RunError, UserError
 from configs.schema import TrainRecipe
 from data_pipeline.shard import read_table
 from data_pipeline.stream.batch import NO_TARGET, Batch
+from data_pipeline.stream.lines import stream_rows
 from data_pipeline.stream.loader import Loader, _Feeder
 from data_pipeline.stream.prefetch.pool import Task
 from data_pipeline.stream.read.dataset import BadSample, Dataset
-from data_pipeline.stream.lines import stream_rows
 from data_pipeline.stream.statistics import pack_statistics, pack_table
 from tests.data_pipeline.stream.conftest import train_recipe
 
@@ -257,7 +257,11 @@ def test_what_is_unreadable_when_counted_is_never_drawn_and_said(world: Path, tm
     assert figures["unreadable"] == {"captions": 1, "talks": 0}
     assert "source captions: the text of 1 samples is unreadable" in pack_table(figures)
     made = Loader(train_recipe(folder))
-    drawn = {int(i) for step in range(24) for i in made.plan.step(step).samples.index[made.plan.step(step).samples.source == 0]}
+    drawn = {
+        int(i)
+        for step in range(24)
+        for i in made.plan.step(step).samples.index[made.plan.step(step).samples.source == 0]
+    }
     assert 4 not in drawn and 5 in drawn
 
 

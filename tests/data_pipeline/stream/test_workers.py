@@ -80,7 +80,9 @@ def test_any_ranks_workers_and_stop_give_the_same_stream(number: int, damaged: P
 
 
 def test_bad_samples_are_among_them(reference: dict) -> None:  # type: ignore[type-arg]
-    fillers = [s["filler"] for rows in reference.values() for info, *_ in rows.values() for s in info.samples if "filler" in s]
+    fillers = [
+        s["filler"] for rows in reference.values() for info, *_ in rows.values() for s in info.samples if "filler" in s
+    ]
     assert any(".tar" in text and "bytes" in text for text in fillers) and len(fillers) >= 3
 
 
@@ -166,8 +168,12 @@ def test_an_error_of_a_worker_keeps_its_sentence(world: Path, tmp_path: Path) ->
     again.close()
 
 
-@pytest.mark.parametrize(("cores", "ranks", "cached", "wanted"), [(2, 2, False, 0), (16, 2, False, 4), (4, 1, False, 3), (16, 1, True, 0)])
-def test_workers_follow_the_cores(cores: int, ranks: int, cached: bool, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("cores", "ranks", "cached", "wanted"), [(2, 2, False, 0), (16, 2, False, 4), (4, 1, False, 3), (16, 1, True, 0)]
+)
+def test_workers_follow_the_cores(
+    cores: int, ranks: int, cached: bool, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     assert usual_workers(ranks, cached) == wanted
 

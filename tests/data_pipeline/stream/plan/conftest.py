@@ -40,7 +40,16 @@ class Table:
         whole = np.full(n, self.source, np.int32)
         visual = np.minimum(images * 16, np.maximum(tokens, 0))
         return Drawn(
-            whole, np.zeros(n, np.int32) + epoch, index, shard, key, tokens, tokens // 4, visual, images * self.tile, images
+            whole,
+            np.zeros(n, np.int32) + epoch,
+            index,
+            shard,
+            key,
+            tokens,
+            tokens // 4,
+            visual,
+            images * self.tile,
+            images,
         )
 
 
@@ -48,7 +57,9 @@ def lengths(count: int, seed: int = 0, low: int = 10, high: int = 200) -> NDArra
     return np.random.default_rng(seed).integers(low, high, count).astype(np.int32)
 
 
-def planner(*tables: Table, weights: Any = None, settings: dict[str, Any] | None = None, seed: int = 0, **more: Any) -> Planner:
+def planner(
+    *tables: Table, weights: Any = None, settings: dict[str, Any] | None = None, seed: int = 0, **more: Any
+) -> Planner:
     for number, table in enumerate(tables):
         table.source = number
     known = {"length": 256, "rows_per_step": 8, "window_steps": 8, "chunk": 8, **(settings or {})}

@@ -45,7 +45,10 @@ def test_the_plan_is_the_same_for_any_dp(lengths: Path, tmp_path: Path, capsys: 
         plans.append(out.read_bytes())
         said.append(json.loads(capsys.readouterr().out))
     assert plans[0] == plans[1] == plans[2]
-    assert said[0]["fill"] == said[1]["fill"] and said[0]["balance"]["vision_waste"] == 0 < said[1]["balance"]["vision_waste"]
+    assert (
+        said[0]["fill"] == said[1]["fill"]
+        and said[0]["balance"]["vision_waste"] == 0 < said[1]["balance"]["vision_waste"]
+    )
 
 
 def test_the_score_is_that_of_hand_made_rows() -> None:
@@ -67,7 +70,9 @@ def test_the_score_is_that_of_hand_made_rows() -> None:
         ([], "give a RECIPE, or --lengths"),
     ],
 )
-def test_wrong_use_is_a_sentence(arguments: list[str], message: str, lengths: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_is_a_sentence(
+    arguments: list[str], message: str, lengths: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["data", "pack", *(str(lengths) if a == "SET" else a for a in arguments)]) == 2
     assert message in capsys.readouterr().err
 

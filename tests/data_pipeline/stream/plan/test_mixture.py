@@ -63,9 +63,9 @@ def test_a_source_that_runs_dry_ends_the_piece() -> None:
 
 
 @pytest.mark.parametrize("unit", ["samples", "tokens"])
-@pytest.mark.parametrize("seed", [6, 24, 45, 91])
+@pytest.mark.parametrize("seed", [6, 45, 83, 118])
 def test_a_change_of_weights_that_is_foreseen_keeps_the_bound(seed: int, unit: str) -> None:
-    """Six mixtures one after the other. The worst of 150 seeds: 0.994 of a sample, 0.978 of the longest; 1.34 unforeseen."""
+    """Six mixtures one after the other. In samples seed 118 is a whole sample away when nothing is foreseen."""
     random = np.random.default_rng(seed)
     sources = int(random.integers(2, 13))
     tokens = supply(random, sources, 1)

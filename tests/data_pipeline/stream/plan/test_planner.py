@@ -33,7 +33,9 @@ def test_every_sample_once_an_epoch_over_many_windows(max_images: int | None) ->
     made = two(settings={"max_images_per_row": max_images})
     seen = Counter(draw for step in range(144) for draw in ids(made.step(step).samples))
     start = made.start_of(18)
-    waiting = Counter(zip(start.carry.source.tolist(), start.carry.epoch.tolist(), start.carry.index.tolist(), strict=True))
+    waiting = Counter(
+        zip(start.carry.source.tolist(), start.carry.epoch.tolist(), start.carry.index.tolist(), strict=True)
+    )
     assert max((seen + waiting).values()) == 1, "a sample came twice in an epoch"
     for source, cursor in enumerate(start.cursors):
         size = len(made.tables[source].tokens)  # type: ignore[attr-defined]
@@ -48,13 +50,19 @@ def test_nothing_starves() -> None:
     """No sample moves more than two windows from where it was drawn."""
     for seed in range(3):
         made = planner(
-            Table("a", lengths(2000, seed)), settings={"rows_per_step": 4, "window_steps": 4, "max_images_per_row": 3}, seed=seed
+            Table("a", lengths(2000, seed)),
+            settings={"rows_per_step": 4, "window_steps": 4, "max_images_per_row": 3},
+            seed=seed,
         )
         placed = {draw: window for window in range(30) for draw in ids(made.window(window).samples)}
         for window in range(30):
             carry = made.start_of(window).carry
             assert carry.age.max(initial=0) <= 2
-            for draw, age in zip(zip(*(c.tolist() for c in (carry.source, carry.epoch, carry.index)), strict=True), carry.age.tolist(), strict=True):
+            for draw, age in zip(
+                zip(*(c.tolist() for c in (carry.source, carry.epoch, carry.index)), strict=True),
+                carry.age.tolist(),
+                strict=True,
+            ):
                 assert placed.get(draw, window) - (window - age) <= 2
 
 
@@ -106,7 +114,9 @@ def test_seed_lengths_and_weights_change_the_plan_and_are_named() -> None:
     others = {
         "seed": two(seed=1),
         "packing": two(settings={"window_steps": 5}),
-        "b: dataset": planner(Table("a", lengths(611)), Table("b", lengths(374, 1), shards=1, tile=0), weights=lambda s: [1.0, 2.0]),
+        "b: dataset": planner(
+            Table("a", lengths(611)), Table("b", lengths(374, 1), shards=1, tile=0), weights=lambda s: [1.0, 2.0]
+        ),
     }
     for name, other in others.items():
         assert other.fingerprint != base.fingerprint
@@ -147,7 +157,7 @@ def test_what_cannot_be_drawn_is_counted_and_never_drawn() -> None:
     made = planner(Table("a", tokens), settings={"rows_per_step": 2, "window_steps": 2})
     drawn = {i for step in range(8) for _, _, i in ids(made.step(step).samples)}
     assert drawn and not {3, 7, 9} & drawn
-    with pytest.raises(UserError, match="source a: none of its 50 samples can be drawn .50 longer than a row"):
+    with pytest.raises(UserError, match=r"source a: none of its 50 samples can be drawn .50 longer than a row"):
         planner(Table("a", np.full(50, -1))).step(0)
     with pytest.raises(UserError, match="none of its 0 samples"):
         planner(Table("a", [])).step(0)

@@ -16,7 +16,10 @@ from data_pipeline.stream.plan.state import Carry, Cursor, WindowStart
 def start_of(count: int, seed: int = 0) -> WindowStart:
     random = np.random.default_rng(seed)
     carry = Carry.of(
-        random.integers(0, 8, count), random.integers(0, 3, count), random.integers(0, 10**9, count), random.integers(1, 3, count)
+        random.integers(0, 8, count),
+        random.integers(0, 3, count),
+        random.integers(0, 10**9, count),
+        random.integers(1, 3, count),
     )
     cursors = tuple(Cursor(*(int(n) for n in random.integers(0, 10**6, 4))) for _ in range(8))
     return WindowStart(cursors, tuple(random.normal(size=8).tolist()), carry)

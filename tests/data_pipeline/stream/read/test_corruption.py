@@ -62,7 +62,9 @@ def test_the_same_damage_is_the_same_error_every_time(folder: Path, tmp_path: Pa
     copy = Path(shutil.copytree(folder, tmp_path / "data"))
     tar = copy / "00000.tar"
     tar.write_bytes(tar.read_bytes()[: 3 * BLOCK])
-    said = [[str(what) for what in Dataset(str(copy)).read_many(range(20)) if isinstance(what, BadSample)] for _ in range(2)]
+    said = [
+        [str(what) for what in Dataset(str(copy)).read_many(range(20)) if isinstance(what, BadSample)] for _ in range(2)
+    ]
     assert said[0] == said[1] and len(said[0]) >= 19
 
 

@@ -33,15 +33,17 @@ def test_samples_come_in_the_order_asked(folder: Path) -> None:
 def test_mapped_and_plain_reading_give_the_same(folder: Path) -> None:
     mapped, plain = Dataset(str(folder)), Dataset(str(folder))
     plain._tars.risky = True  # type: ignore[union-attr]
-    for index in range(60):
-        one, other = mapped.read(index), plain.read(index)
+    for number in range(60):
+        one, other = mapped.read(number), plain.read(number)
         assert bytes(one.body) == bytes(other.body) and one.conversation == other.conversation
         assert [bytes(image) for image in one.images] == [bytes(image) for image in other.images]
 
 
 def test_file_systems_are_known_by_their_mount(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
-    mounts.write_text("/dev/a / ext4 rw 0 0\nserver:/x /data nfs4 rw 0 0\nfs /data/scratch\\040disk lustre rw 0 0\nb /dat tmpfs rw 0 0\n")
+    mounts.write_text(
+        "/dev/a / ext4 rw 0 0\nserver:/x /data nfs4 rw 0 0\nfs /data/scratch\\040disk lustre rw 0 0\nb /dat tmpfs rw 0 0\n"
+    )
     kinds = [file_system(path, str(mounts)) for path in ("/data/set", "/data/scratch disk/set", "/datx", "/home")]
     assert kinds == ["nfs4", "lustre", "ext4", "ext4"]
     assert file_system("/data", str(tmp_path / "nowhere")) == ""
@@ -68,5 +70,5 @@ def test_an_index_is_read_in_parts_and_forgotten_again(folder: Path, monkeypatch
 def test_a_missing_tar_ends_the_job(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "data"))
     (copy / "00002.tar").unlink()
-    with pytest.raises(RunError, match="00002.tar is gone"):
+    with pytest.raises(RunError, match=r"00002\.tar is gone"):
         Dataset(str(copy)).read(45)
