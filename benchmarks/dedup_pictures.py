@@ -115,7 +115,7 @@ def _photographs() -> list[Path]:
     return paths
 
 
-def _photos(count: int = 20_000) -> Named:
+def _photos(count: int = 5_000) -> Named:
     random = np.random.default_rng(5)
     photographs = list(_files(_photographs(), 2048))
     taken: dict[str, list[tuple[int, int, int, int]]] = {}

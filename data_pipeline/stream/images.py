@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_pipeline.stream.resolution import Canvas, PictureLayout
 
@@ -16,6 +16,7 @@ def decode(data: bytes | memoryview) -> Pixels:
     """Stored bytes -> [H, W, 3]. Raises ValueError when they are not a picture."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            ImageOps.exif_transpose(picture, in_place=True)  # of other people's tars; ours are upright
             return np.asarray(picture.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a picture: {error}") from None

@@ -15,7 +15,7 @@ output.py     one way to print a result: text, or JSON with --json
 start.py      demo, inspect
 recipes.py    recipes: list, show, copy, schema, difference
 build.py      data build
-data.py       data verify, show, tokenizer
+data.py       data verify, show, index, tokenizer
 plan.py       data pack, data stream
 run.py        train, evaluate, generate, report
 preflight.py  what a training recipe needs, checked without torch

@@ -2,9 +2,10 @@
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from configs.errors import DONE, FAILED
+from configs.errors import DONE, FAILED, UserError
 from pretrain.cli import build, plan
 from pretrain.cli.output import emit
 from pretrain.cli.parser import Parser, add_dry_run, add_json, add_verb, count
@@ -19,6 +20,7 @@ def add_verbs(groups: Any) -> None:
     verbs = data.add_subparsers(dest="data_verb", metavar="VERB", required=True, parser_class=Parser)
     build.add_build(verbs)
     _add_readers(verbs)
+    _add_index(verbs)
     _add_tokenizer(verbs)
     plan.add_plan(verbs)
 
@@ -49,6 +51,20 @@ def _add_readers(verbs: Any) -> None:
     show.add_argument("--limit", type=count, default=120, help="most samples of the gallery (default 120)")
     add_json(show)
     add_dry_run(show)
+
+
+def _add_index(verbs: Any) -> None:
+    index = add_verb(
+        verbs,
+        "index",
+        _index,
+        "Index WebDataset tars that somebody else made, so that training reads them at random. Nothing is copied.",
+        ["looksay data index /data/cc12m", "looksay data index shard-0.tar shard-1.tar --out runs/cc12m/data --json"],
+    )
+    index.add_argument("tars", nargs="+", metavar="TARS", help="tars, or one folder that holds them")
+    index.add_argument("--out", metavar="FOLDER", help="the dataset's folder, which links to the tars (default: theirs)")
+    add_json(index)
+    add_dry_run(index)
 
 
 def _add_tokenizer(verbs: Any) -> None:
@@ -88,6 +104,27 @@ def _show(args: argparse.Namespace) -> int:
         print(write_gallery(args.dataset, args.html, args.limit))
     else:
         print(show(args.dataset, args.samples, as_json=args.json))
+    return DONE
+
+
+def _index(args: argparse.Namespace) -> int:
+    paths = [Path(name) for name in args.tars]
+    missing = next((path for path in paths if not path.exists()), None)
+    if missing is not None:
+        raise UserError(f"{missing} does not exist: give tars, or a folder that holds some")
+    tars = [tar for path in paths for tar in (sorted(path.glob("*.tar")) if path.is_dir() else [path])]
+    out = Path(args.out) if args.out else paths[0] if paths[0].is_dir() else paths[0].parent
+    if args.dry_run:
+        print(f"would index {len(tars)} tars into {out}")
+        return DONE
+    from data_pipeline.ingest.adopt import adopt
+
+    totals = adopt(tars, out).totals
+    rejected = ", ".join(f"{count} {reason}" for reason, count in totals["rejected"].items())
+    text = f"{out}: {totals['kept']} samples of {len(tars)} tars, {totals['bytes'] / 1e9:.2f} GB" + (
+        f"; not indexed: {rejected}" if rejected else ""
+    )
+    emit({"dataset": str(out), "tars": len(tars), **totals}, text, args.json)
     return DONE
 
 

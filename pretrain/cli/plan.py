@@ -49,7 +49,7 @@ def add_plan(verbs: Any) -> None:
         [
             "looksay data stream demo_sft --steps 2",
             "looksay data stream demo_sft --rank 1 --of 4 --from-step 100 --json",
-            "looksay data stream demo_sft --steps 50 --no-decode --json   # from the plan alone",
+            "looksay data stream demo_sft --steps 50 --no-decode --json",
         ],
     )
     stream.add_argument("recipe", metavar="RECIPE")

@@ -81,7 +81,7 @@ def tar_records(found: Found, text_field: str | None) -> Iterator[Record]:
                     if group is not None:
                         yield _record(found, group, text_field)
                     group = Group(named[0])
-                _add(group, named[1], member)
+                add_member(group, named[1], member)
         except Damaged as error:
             place = {} if group is None else {"key": clean(group.key)}
             detail = f"{found.name} at byte {error.offset}: {error}"
@@ -96,7 +96,8 @@ def _is_text(name: str, size: int) -> bool:
     return named is not None and named[1] in TEXTS and size <= MOST_TEXT
 
 
-def _add(group: Group, ending: str, member: Member) -> None:
+def add_member(group: Group, ending: str, member: Member) -> None:
+    """Put a member into its group, if it is of a known ending."""
     numbered = _NUMBERED.fullmatch(ending)
     if (numbered[2] if numbered else ending) not in (PICTURES if numbered else (*PICTURES, *TEXTS)):
         group.others += 1
@@ -115,7 +116,7 @@ def _record(found: Found, group: Group, text_field: str | None) -> Record:
     large = next((m for ending, m in group.members.items() if ending in TEXTS and m.data is None), None)
     if large is not None:
         return replace(record, problem=Reject("source", "text_too_large", f"a text of {large.size} bytes"))
-    images = tuple(ImageRef(found.path, offset=m.offset, size=m.size) for m in _pictures(group))
+    images = tuple(ImageRef(found.path, offset=m.offset, size=m.size) for m in pictures_of(group))
     try:
         made = _said(record, images, group, text_field)
     except (BadRow, RecursionError) as error:
@@ -126,7 +127,7 @@ def _record(found: Found, group: Group, text_field: str | None) -> Record:
     return made
 
 
-def _pictures(group: Group) -> Iterator[Member]:
+def pictures_of(group: Group) -> Iterator[Member]:
     """The picture (KEY.jpg; of several kinds the first of PICTURES), then the numbered ones (KEY.0.jpg) by number."""
     plain = next((group.members[ending] for ending in PICTURES if ending in group.members), None)
     if plain is not None:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +23,8 @@ __all__ = ["BadSample", "Dataset", "StoredSample"]
 
 SEARCHED = 4
 """Damaged tars whose members' real places are remembered."""
+NAMED = 4096
+"""Shards whose names and sizes are kept as Python's."""
 T = TypeVar("T")
 
 
@@ -47,6 +49,9 @@ class Dataset:
         self._tars: LocalTars | RemoteTars
         self._tars = RemoteTars(folder, self.identity, self.config) if is_remote(folder) else LocalTars(folder)
         self._searched = lru_cache(maxsize=SEARCHED)(self._search)
+        self._tar = lru_cache(maxsize=NAMED)(self._tar_path)
+        self._size = lru_cache(maxsize=NAMED)(lambda shard: int(self.starts[shard + 1] - self.starts[shard]))
+        self._name = lru_cache(maxsize=NAMED)(lambda shard: self.shards[shard])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -59,8 +64,7 @@ class Dataset:
         return shard, index - int(self.starts[shard])
 
     def _rows(self, shard: int, row: int) -> Rows:
-        samples = int(self.starts[shard + 1] - self.starts[shard])
-        return self._indexes.rows(self.shards[shard], samples, row)
+        return self._indexes.rows(self._name(shard), self._size(shard), row)
 
     def shard_of(self, index: int) -> str:
         return self.shards[self._shard(index)[0]]
@@ -83,7 +87,7 @@ class Dataset:
     def place(self, index: int) -> Place:
         """Where the sample lies."""
         shard, row = self._shard(index)
-        return self._rows(shard, row).place(row, join(self.folder, f"{self.shards[shard]}.tar"))
+        return self._rows(shard, row).place(row, self._tar(shard))
 
     # ---- bytes ---------------------------------------------------------------------------------------------
 
@@ -102,7 +106,7 @@ class Dataset:
     def conversation(self, index: int) -> Conversation:
         """The text side alone: no picture is read. Raises as `read` does."""
         place = self.place(index)
-        text = Place(place.tar, place.key, place.members[-1:], 0)
+        text = Place(place.tar, place.key, place.members[-1:], 0, place.text_from)
         found = self._read([text])[0]
         if isinstance(found, BadSample):
             raise found
@@ -114,24 +118,35 @@ class Dataset:
         Raises:
             RunError: as `read`.
         """
-        return self._read([self.place(int(index)) for index in indices])
+        wanted = np.asarray(indices, np.int64)
+        shards = np.searchsorted(self.starts, wanted, side="right") - 1
+        within = wanted - self.starts[shards]
+        rows = zip(shards.tolist(), within.tolist(), strict=True)
+        return self._read([self._rows(shard, row).place(row, self._tar(shard)) for shard, row in rows])
+
+    def _tar_path(self, shard: int) -> str:
+        return join(self.folder, f"{self.shards[shard]}.tar")
 
     def _read(self, places: list[Place]) -> list[StoredSample | BadSample]:
         check = self.config.checksums
         if isinstance(self._tars, RemoteTars):
             found = self._tars.read(places, check)
         else:
-            found = [self._local(place, self._tars, check) for place in places]
+            found = self._local(places, self._tars, check)
         for number, what in enumerate(found):
             if isinstance(what, BadSample):
                 found[number] = self._elsewhere(places[number], what)
         return found
 
-    def _local(self, place: Place, tars: LocalTars, check: bool) -> StoredSample | BadSample:
-        data, start = patiently(
-            place.tar, self.config.retry_seconds, lambda: tars.view(place.tar, place.start, place.end)
-        )
-        return cut(place, data, start, check)
+    def _local(self, places: list[Place], tars: LocalTars, check: bool) -> list[StoredSample | BadSample]:
+        found: list[StoredSample | BadSample] = []
+        tar, data, start, whole = "", memoryview(b""), 0, False
+        for place in places:
+            if place.tar != tar or not whole:
+                view = patiently(place.tar, self.config.retry_seconds, partial(tars.view, place.tar, place.start, place.end))
+                tar, (data, start), whole = place.tar, view, not tars.risky
+            found.append(cut(place, data, start, check))
+        return found
 
     def _elsewhere(self, place: Place, error: BadSample) -> StoredSample | BadSample:
         """The sample from where its members really are in a tar that lost or gained bytes before them."""

@@ -1,8 +1,10 @@
 """The index of a shard as arrays, read when it is needed, and only the rows that are."""
 
 import io
+from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -27,34 +29,35 @@ COLUMNS = (
     "width",
     "height",
     "header_hash",
+    "text_from",
 )
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Neighbouring rows of an index. Pictures of row i are images[starts[i]:starts[i + 1]]: offset, size, hash, width, height."""
+    """Neighbouring rows of an index. Pictures of row i are images[starts[i]:starts[i + 1]]; members are (offset, size, hash)."""
 
     first: int
     keys: list[str]
-    json: tuple[list[int], list[int], list[int]]
+    json: list[tuple[int, int, int]]
     headers: list[int]
+    text_from: list[str]
     starts: list[int]
-    images: tuple[list[int], list[int], list[int]]
+    images: list[tuple[int, int, int]]
     sizes: NDArray[np.int32]
     """[pictures, 2] width, height."""
 
     @property
     def bytes(self) -> int:
         """About what it holds in memory: Python's numbers take 32 bytes each."""
-        return 150 * len(self.keys) + 110 * len(self.sizes)
+        return 250 * len(self.keys) + 180 * len(self.sizes)
 
     def place(self, row: int, tar: str) -> Place:
         """Where the sample of a row (counted in the shard) lies."""
         i = row - self.first
-        offsets, sizes, hashes = self.images
-        span = range(self.starts[i], self.starts[i + 1])
-        images = [(offsets[k], sizes[k], hashes[k]) for k in span]
-        return Place(tar, self.keys[i], (*images, (self.json[0][i], self.json[1][i], self.json[2][i])), self.headers[i])
+        members = [self.images[k] for k in range(self.starts[i], self.starts[i + 1])]
+        members.append(self.json[i])
+        return Place(tar, self.keys[i], tuple(members), self.headers[i], self.text_from[i])
 
     def picture_sizes(self, row: int) -> list[tuple[int, int]]:
         i = row - self.first
@@ -62,7 +65,7 @@ class Rows:
 
     def hashes(self, row: int) -> list[int]:
         i = row - self.first
-        return self.images[2][self.starts[i] : self.starts[i + 1]]
+        return [hashed for _, _, hashed in self.images[self.starts[i] : self.starts[i + 1]]]
 
 
 class Indexes:
@@ -74,18 +77,18 @@ class Indexes:
 
     def __init__(self, folder: str):
         self.folder = folder
-        self._files: OrderedDict[str, tuple[pq.ParquetFile, NDArray[np.int64]]] = OrderedDict()
+        self._files: OrderedDict[str, tuple[pq.ParquetFile, list[int]]] = OrderedDict()
         self._rows: OrderedDict[tuple[str, int], Rows] = OrderedDict()
         self._bytes = 0
 
     def rows(self, shard: str, samples: int, row: int) -> Rows:
         """The block of a shard of `samples` samples that holds row `row`."""
         file, ends = self._open(shard, samples)
-        group = int(np.searchsorted(ends, row, side="right"))
+        group = bisect_right(ends, row)
         key = (shard, group)
         found = self._rows.get(key)
         if found is None:
-            first = int(ends[group - 1]) if group else 0
+            first = ends[group - 1] if group else 0
             found = _rows(file.read_row_group(group, columns=self._columns(file)), first)
             self._rows[key] = found
             self._bytes += found.bytes
@@ -95,7 +98,7 @@ class Indexes:
             self._rows.move_to_end(key)
         return found
 
-    def _open(self, shard: str, samples: int) -> tuple[pq.ParquetFile, NDArray[np.int64]]:
+    def _open(self, shard: str, samples: int) -> tuple[pq.ParquetFile, list[int]]:
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
@@ -108,7 +111,7 @@ class Indexes:
             raise UserError(
                 f"{path} has {meta.num_rows} samples, the manifest says {samples}: run `looksay data verify`"
             )
-        ends = np.cumsum([meta.row_group(n).num_rows for n in range(meta.num_row_groups)]).astype(np.int64)
+        ends = list(accumulate(meta.row_group(n).num_rows for n in range(meta.num_row_groups)))
         self._files[shard] = (file, ends)
         if len(self._files) > OPEN_FILES:
             self._files.popitem(last=False)[1][0].close()
@@ -137,9 +140,12 @@ def _rows(table: Any, first: int) -> Rows:
     return Rows(
         first,
         table.column("key").to_pylist(),
-        (plain("json_offset"), plain("json_size"), plain("json_hash")),
+        list(zip(plain("json_offset"), plain("json_size"), plain("json_hash"), strict=True)),
         [value or 0 for value in table.column("header_hash").to_pylist()] if known else [0] * table.num_rows,
+        [kind or "" for kind in table.column("text_from").to_pylist()]
+        if "text_from" in table.column_names
+        else [""] * table.num_rows,
         starts.tolist(),
-        (flat["image_offset"].to_pylist(), flat["image_size"].to_pylist(), flat["image_hash"].to_pylist()),
+        list(zip(*(flat[name].to_pylist() for name in ("image_offset", "image_size", "image_hash")), strict=True)),
         sizes,
     )

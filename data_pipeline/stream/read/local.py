@@ -44,7 +44,7 @@ class LocalTars:
         self.risky = is_risky(folder)
         self._maps: OrderedDict[str, mmap.mmap | bytes] = OrderedDict()
 
-    def view(self, path: str, start: int, end: int) -> tuple[memoryview | bytes, int]:
+    def view(self, path: str, start: int, end: int) -> tuple[memoryview, int]:
         """(bytes that hold start ... end - 1 as far as the tar goes, the offset at which they begin).
 
         Raises:
@@ -53,7 +53,7 @@ class LocalTars:
         try:
             if self.risky:
                 with open(path, "rb", buffering=0) as stream:
-                    return os.pread(stream.fileno(), end - start, start), start
+                    return memoryview(os.pread(stream.fileno(), end - start, start)), start
             return memoryview(self._mapped(path)), 0
         except FileNotFoundError:
             raise RunError(f"{path} is gone: the dataset changed under the run; run `looksay data verify`") from None

@@ -1,9 +1,11 @@
 """What a sample's byte ranges are, and whether bytes are theirs."""
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
-import xxhash
+from xxhash import xxh3_64_intdigest as digest
 
 from data_pipeline.sample import Conversation, parse_body
 
@@ -19,8 +21,7 @@ class BadSample(ValueError):
         self.shard, self.key, self.start, self.end, self.reason = shard, key, start, end, reason
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a sample lies in its tar: offset, size, xxh3-64 of each member, pictures first, its JSON last.
 
     `headers` is the hash of the members' 512-byte headers, joined; 0 where it is not known.
@@ -30,15 +31,18 @@ class Place:
     key: str
     members: tuple[tuple[int, int, int], ...]
     headers: int
+    text_from: str = ""
+    """How the text is read: empty for our own JSON, `txt`, or `json:FIELD` (of adopted tars)."""
 
     @property
     def start(self) -> int:
         """The first byte, of the first member's header."""
-        return min(offset for offset, _, _ in self.members) - BLOCK
+        return min(self.members)[0] - BLOCK
 
     @property
     def end(self) -> int:
-        return max(offset + size for offset, size, _ in self.members)
+        last = max(self.members)
+        return last[0] + last[1]
 
     def bad(self, reason: str, member: int | None = None) -> BadSample:
         """The sample's own error, with the range of a member or of all of it."""
@@ -48,7 +52,7 @@ class Place:
         return BadSample(self.tar, self.key, offset, offset + size, reason)
 
 
-@dataclass(frozen=True)
+@dataclass
 class StoredSample:
     """What a shard holds of one sample: encoded pictures, and the JSON member's bytes."""
 
@@ -64,9 +68,20 @@ class StoredSample:
             BadSample: the JSON is none.
         """
         try:
-            return parse_body(bytes(self.body))
+            return _parsed(bytes(self.body), self.place.text_from)
         except (ValueError, KeyError, TypeError) as error:
             raise self.place.bad(f"JSON: {error}", len(self.place.members) - 1) from None
+
+
+def _parsed(body: bytes, text_from: str) -> Conversation:
+    if text_from == "":
+        return parse_body(body)
+    if text_from == "txt":
+        return Conversation(body.decode("utf-8-sig", "replace").strip(), None, {})
+    text = json.loads(body)[text_from.removeprefix("json:")]
+    if not isinstance(text, str):
+        raise ValueError(f"{text_from} is no text")
+    return Conversation(text, None, {})
 
 
 def cut(place: Place, data: Bytes, start: int, check: bool) -> StoredSample | BadSample:
@@ -75,18 +90,17 @@ def cut(place: Place, data: Bytes, start: int, check: bool) -> StoredSample | Ba
     With `check` every member has its hash, and the headers before them theirs.
     """
     found: list[Bytes] = []
-    digest = xxhash.xxh3_64_intdigest
-    headers = xxhash.xxh3_64() if check and place.headers else None
+    headers: list[Bytes] = []
     for number, (offset, size, hashed) in enumerate(place.members):
         at = offset - start
         member = data[at : at + size]
         if len(member) != size:
             return place.bad("the tar ends before it", number)
-        if check and digest(member) != hashed:
-            return place.bad("the bytes do not have their hash", number)
-        if headers is not None:
-            headers.update(data[at - BLOCK : at])
+        if check:
+            if digest(member) != hashed:
+                return place.bad("the bytes do not have their hash", number)
+            headers.append(data[at - BLOCK : at])
         found.append(member)
-    if headers is not None and headers.intdigest() != place.headers:
+    if check and place.headers and digest(b"".join(headers)) != place.headers:
         return place.bad("its tar headers are not those of the index")
     return StoredSample(place, found[:-1], found[-1])

@@ -60,7 +60,7 @@ class Found:
                 return None
             members.append((there[match][0], size, hashed))
             there = there[match + 1 :]
-        return Place(place.tar, place.key, tuple(members), place.headers)
+        return place._replace(members=tuple(members))
 
 
 def rescued(place: Place, found: Found, data: Bytes) -> Place | None:

@@ -1,0 +1,117 @@
+"""Other people's tars, indexed where they are: what the webdataset library reads, we read, and damage is named."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.errors import UserError
+from data_pipeline.ingest.adopt import adopt, picture_size
+from data_pipeline.stream.read.dataset import BadSample, Dataset
+from pretrain.cli.main import main
+
+
+def picture(width: int, height: int, kind: str = "JPEG", orientation: int = 1) -> bytes:
+    sink = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(width).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(sink, kind, **({"exif": exif} if orientation > 1 else {}))
+    return sink.getvalue()
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    write_tar(
+        folder / "a-0.tar",
+        [
+            ("0001.jpg", picture(64, 48)),
+            ("0001.txt", b"a first caption"),
+            ("0002.json", json.dumps({"caption": "a second", "url": "x"}).encode()),
+            ("0002.png", picture(40, 40, "PNG")),
+            ("0003.jpg", picture(64, 32)),
+            ("0003.cls", b"7"),
+            ("sub/0004.webp", picture(48, 96, "WEBP")),
+            ("sub/0004.caption", "ä third".encode()),
+        ],
+    )
+    long = "n" * 150
+    write_tar(folder / "a-1.tar", [(f"{long}.jpg", picture(33, 65, orientation=6)), (f"{long}.txt", b"turned")])
+    return folder
+
+
+def test_they_become_a_dataset_without_a_copy(tars: Path) -> None:
+    before = {path.name: path.read_bytes() for path in tars.iterdir()}
+    totals = adopt(sorted(tars.glob("*.tar")), tars, progress=False).totals
+    assert (totals["kept"], totals["rejected"], totals["rows"]) == (4, {"source/no_text": 1}, 5)
+    assert all((tars / name).read_bytes() == data for name, data in before.items())
+    dataset = Dataset(str(tars))
+    assert [dataset.key(k) for k in range(4)] == ["0001", "0002", "sub/0004", "n" * 150]
+    assert [dataset.sizes(k)[0] for k in range(4)] == [(64, 48), (40, 40), (48, 96), (65, 33)]
+    assert [dataset.read(k).conversation.text for k in range(4)] == ["a first caption", "a second", "ä third", "turned"]
+    assert bytes(dataset.read(1).images[0]) == picture(40, 40, "PNG")
+
+
+def test_it_is_what_the_webdataset_library_reads(tars: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    adopt(sorted(tars.glob("*.tar")), tars, progress=False)
+    theirs = {}
+    for sample in webdataset.WebDataset([str(p) for p in sorted(tars.glob("*.tar"))], shardshuffle=False):
+        theirs[sample["__key__"]] = {value for name, value in sample.items() if not name.startswith("__")}
+    dataset = Dataset(str(tars))
+    for number in range(len(dataset)):
+        found = dataset.read(number)
+        assert {bytes(found.images[0]), bytes(found.body)} <= theirs[dataset.key(number)]
+
+
+def test_another_folder_links_to_them(tars: Path, tmp_path: Path) -> None:
+    adopt(sorted(tars.glob("*.tar")), tmp_path / "set", progress=False)
+    assert (tmp_path / "set" / "a-0.tar").is_symlink() and not (tars / "manifest.json").exists()
+    assert len(Dataset(str(tmp_path / "set"))) == 4
+
+
+def test_a_cut_tar_is_indexed_up_to_the_damage(tars: Path) -> None:
+    data = (tars / "a-0.tar").read_bytes()
+    (tars / "a-0.tar").write_bytes(data[: len(data) // 2])
+    totals = adopt(sorted(tars.glob("*.tar")), tars, progress=False).totals
+    assert totals["rejected"]["source/tar_damaged"] == 1 and 1 < totals["kept"] < 4
+
+
+def test_a_flipped_byte_is_found_when_it_is_read(tars: Path) -> None:
+    adopt(sorted(tars.glob("*.tar")), tars, progress=False)
+    place = Dataset(str(tars)).place(0)
+    data = bytearray((tars / "a-0.tar").read_bytes())
+    data[place.members[0][0] + 30] ^= 1
+    (tars / "a-0.tar").write_bytes(data)
+    assert isinstance(Dataset(str(tars)).read_many([0])[0], BadSample)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize("size", [(1, 1), (300, 17)])
+def test_sizes_are_those_of_the_decoder(kind: str, size: tuple[int, int]) -> None:
+    assert picture_size(memoryview(picture(*size, kind))) == size
+
+
+def test_the_command(tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "index", str(tars), "--out", str(tmp_path / "set"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["kept"], said["tars"]) == (4, 2)
+    assert main(["data", "index", str(tars), "--out", str(tmp_path / "set")]) == 2
+    assert "holds a dataset already" in capsys.readouterr().err
+    assert main(["data", "index", str(tmp_path / "nowhere")]) == 2
+    with pytest.raises(UserError, match=r"two tars are named a-0\.tar"):
+        adopt([tars / "a-0.tar", tmp_path / "a-0.tar"], tmp_path / "other")
