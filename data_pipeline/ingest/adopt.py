@@ -62,7 +62,9 @@ def adopt(tars: Sequence[Path], out: Path, *, progress: bool = True) -> Manifest
     if twice is not None:
         raise UserError(f"two tars are named {twice}.tar: index them into two datasets")
     if (out / NAME).exists():
-        raise UserError(f"{out} holds a dataset already: remove its {NAME} to index the tars anew, or give another --out")
+        raise UserError(
+            f"{out} holds a dataset already: remove its {NAME} to index the tars anew, or give another --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     for path in tars:
         link = out / path.name
@@ -133,7 +135,11 @@ def index_tar(path: Path) -> Indexed:
         damage = _groups(TarReader(stream, size, seekable=True), done)
     if damage is not None:
         rejected["source/tar_damaged"] += 1
-        reject = {"stage": "source", "reason": "tar_damaged", "detail": f"{path.name} at byte {damage.offset}: {damage}"}
+        reject = {
+            "stage": "source",
+            "reason": "tar_damaged",
+            "detail": f"{path.name} at byte {damage.offset}: {damage}",
+        }
         outcomes.append({"position": len(outcomes), "outcome": "rejected", **reject})
     index = index_bytes(pa.Table.from_pylist(rows, SCHEMA))
     told = table_bytes(pa.Table.from_pylist(outcomes, OUTCOME_SCHEMA))
@@ -208,7 +214,11 @@ def _text(group: Group, view: memoryview) -> tuple[Member, str, int] | Reject:
     for ending in ("txt", "caption"):
         if ending in group.members:
             member = group.members[ending]
-            return member, "txt", len(bytes(view[member.offset : member.offset + member.size]).decode("utf-8", "replace"))
+            return (
+                member,
+                "txt",
+                len(bytes(view[member.offset : member.offset + member.size]).decode("utf-8", "replace")),
+            )
     if "json" not in group.members:
         return Reject("source", "no_text", "no member ends in .txt, .caption or .json")
     member = group.members["json"]

@@ -62,7 +62,9 @@ def _add_index(verbs: Any) -> None:
         ["looksay data index /data/cc12m", "looksay data index shard-0.tar shard-1.tar --out runs/cc12m/data --json"],
     )
     index.add_argument("tars", nargs="+", metavar="TARS", help="tars, or one folder that holds them")
-    index.add_argument("--out", metavar="FOLDER", help="the dataset's folder, which links to the tars (default: theirs)")
+    index.add_argument(
+        "--out", metavar="FOLDER", help="the dataset's folder, which links to the tars (default: theirs)"
+    )
     add_json(index)
     add_dry_run(index)
 

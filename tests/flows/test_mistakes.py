@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import yaml
 
 import cluster.launch
+from data_pipeline.manifest import read_manifest, write_manifest
+from data_pipeline.shard_table import ShardTable
 from pretrain.cli.main import main
 
 GROUPS = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
@@ -37,6 +40,11 @@ def plant(how: dict[str, Any]) -> None:
         assert found, f"{pattern} is not there: nothing was planted"
         for path in found:
             Path(path).unlink()
+    if "shards" in how:
+        manifest = read_manifest("data")
+        write_manifest(
+            "data", replace(manifest, shards=ShardTable([replace(e, **how["shards"]) for e in manifest.shards]))
+        )
     for path, size in how.get("cut", {}).items():
         os.truncate(path, size)
 
@@ -78,7 +86,7 @@ def test_mistake(
 
     monkeypatch.setattr(cluster.launch, "launch", no_ranks)
     how = mistake.get("plant", {})
-    assert set(how) <= {"write", "overwrite", "replace", "remove", "cut", "environment", "full_disk"}
+    assert set(how) <= {"write", "overwrite", "replace", "remove", "cut", "shards", "environment", "full_disk"}
     plant(how)
     before = contents(world)
     with monkeypatch.context() as patch:

@@ -14,7 +14,6 @@ packing.py   samples into rows of fixed length
 fill.py      its compiled inner loop
 balance.py   rows that cost alike side by side, and no step a curriculum
 kernels.py   the compiled inner loops of mixture and balance
-compiled.py  the decorator that compiles them
 window.py    one window: draw, pack, arrange
 state.py     where a window starts, in a few kilobytes
 log.py       plan.log: the start of every window, found by bisection

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.stream.plan.compiled import compiled
+from data_pipeline.stream.compiled import compiled
 
 NONE = -1
 

@@ -6,7 +6,7 @@ numba sees a change of the file that a function stands in, not of others: a comp
 
 import numpy as np
 
-from data_pipeline.stream.plan.compiled import compiled
+from data_pipeline.stream.compiled import compiled
 
 NONE = -1
 

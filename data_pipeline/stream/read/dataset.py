@@ -143,7 +143,9 @@ class Dataset:
         tar, data, start, whole = "", memoryview(b""), 0, False
         for place in places:
             if place.tar != tar or not whole:
-                view = patiently(place.tar, self.config.retry_seconds, partial(tars.view, place.tar, place.start, place.end))
+                view = patiently(
+                    place.tar, self.config.retry_seconds, partial(tars.view, place.tar, place.start, place.end)
+                )
                 tar, (data, start), whole = place.tar, view, not tars.risky
             found.append(cut(place, data, start, check))
         return found

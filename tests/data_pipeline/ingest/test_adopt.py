@@ -14,6 +14,8 @@ from data_pipeline.ingest.adopt import adopt, picture_size
 from data_pipeline.stream.read.dataset import BadSample, Dataset
 from pretrain.cli.main import main
 
+THIRD = "\u00e4 third"
+
 
 def picture(width: int, height: int, kind: str = "JPEG", orientation: int = 1) -> bytes:
     sink = io.BytesIO()
@@ -46,7 +48,7 @@ def tars(tmp_path: Path) -> Path:
             ("0003.jpg", picture(64, 32)),
             ("0003.cls", b"7"),
             ("sub/0004.webp", picture(48, 96, "WEBP")),
-            ("sub/0004.caption", "ä third".encode()),
+            ("sub/0004.caption", THIRD.encode()),
         ],
     )
     long = "n" * 150
@@ -62,7 +64,7 @@ def test_they_become_a_dataset_without_a_copy(tars: Path) -> None:
     dataset = Dataset(str(tars))
     assert [dataset.key(k) for k in range(4)] == ["0001", "0002", "sub/0004", "n" * 150]
     assert [dataset.sizes(k)[0] for k in range(4)] == [(64, 48), (40, 40), (48, 96), (65, 33)]
-    assert [dataset.read(k).conversation.text for k in range(4)] == ["a first caption", "a second", "ä third", "turned"]
+    assert [dataset.read(k).conversation.text for k in range(4)] == ["a first caption", "a second", THIRD, "turned"]
     assert bytes(dataset.read(1).images[0]) == picture(40, 40, "PNG")
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from data_pipeline.stream.images import decode, patch_places, to_patches, views_of
 from data_pipeline.stream.layout import Geometry, grid_of, layout, picture_layout
+from data_pipeline.stream.resample import bicubic
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -111,3 +112,32 @@ def test_what_is_no_picture_is_a_value_error() -> None:
     sink = io.BytesIO()
     Image.new("L", (5, 4), 9).save(sink, "PNG")
     assert (decode(sink.getvalue()) == 9).all() and decode(sink.getvalue()).shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_resampling_is_pillows_passes_to_the_byte(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    width, height, wanted, tall = (int(2 ** random.uniform(0, 9)) for _ in range(4))
+    if seed % 5 == 0:
+        wanted, tall = (width, tall) if seed % 2 else (wanted, height)  # one side stays
+    picture = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    if seed % 3 == 0:
+        picture = np.where(picture > 127, 255, 0).astype(np.uint8)  # overshoots are cut
+    rows = Image.fromarray(picture).resize((wanted, height), Image.Resampling.BICUBIC)
+    expected = np.asarray(rows.resize((wanted, tall), Image.Resampling.BICUBIC))
+    assert np.array_equal(bicubic(picture, wanted, tall), expected), (width, height, wanted, tall)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{"quality": 60}, {"quality": 95, "subsampling": 0}, {"progressive": True}])
+def test_decoding_is_pillows_to_the_byte(mode: str, options: dict[str, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (67, 93, 3), dtype=np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(pixels).resize((93, 67)).convert(mode).save(sink, "JPEG", **options)
+    with Image.open(io.BytesIO(sink.getvalue())) as picture:
+        assert np.array_equal(decode(sink.getvalue()), np.asarray(picture.convert("RGB")))
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(turned, "JPEG", exif=exif, **options)
+    assert decode(turned.getvalue()).shape == (93, 67, 3), "a turned picture was not made upright"
