@@ -37,7 +37,7 @@ import pyarrow as pa  # noqa: E402
 from configs.ingest import DedupConfig, RayConfig  # noqa: E402
 from data_pipeline.ingest.dedup.buckets import mix  # noqa: E402
 from data_pipeline.ingest.dedup.drops import read_drops, read_found  # noqa: E402
-from data_pipeline.ingest.dedup.perceptual import NEAR_BYTES, perceptual_hash  # noqa: E402
+from data_pipeline.ingest.dedup.perceptual import CHROMA, LUMA, NEAR_BYTES, SHAPE, SIDE, perceptual_hash  # noqa: E402
 from data_pipeline.ingest.dedup.run import HASHES, find_drops  # noqa: E402
 from data_pipeline.ingest.ray_local import local_ray  # noqa: E402
 
@@ -151,10 +151,13 @@ def make_near(rows: int, chunk: int) -> pa.Table:
     luma = 110 + np.stack([_normal(shown, number) for number in range(64)], axis=1) @ waves
     colour = 128 + np.stack([_normal(shown, 64 + number // 4) * 15 for number in range(32)], axis=1)
     hashes = np.empty((len(position), NEAR_BYTES), np.uint8)
-    hashes[:, 0] = np.array([115, 128, 141])[_bits(shown, 1)[:, 0] % 3]
-    hashes[:, 1:65] = np.clip(luma + noise[:, :64] - 1, 0, 255)
-    hashes[:, 65:97] = np.clip(colour + noise[:, 64:96] - 1, 0, 255)
-    hashes[:, 97:] = 0x55 + _bits(shown, 96) % 5 * 0x11
+    hashes[:, SHAPE] = np.array([115, 128, 141])[_bits(shown, 1)[:, 0] % 3]
+    hashes[:, SIDE] = 255
+    fine = luma.reshape(-1, 8, 1, 8, 1) + (_bits(shown, 16) % 31).reshape(-1, 1, 4, 1, 4) - 15
+    hashes[:, LUMA] = np.clip(fine.reshape(-1, 1024) + np.tile(noise[:, :64], 16) - 1, 0, 255)
+    for number, part in enumerate(CHROMA):
+        cells = colour[:, 16 * number : 16 * number + 16].repeat(4, axis=1)
+        hashes[:, part] = np.clip(cells + noise[:, :64] - 1, 0, 255)
     return _table(position, near=hashes.tobytes())
 
 

@@ -68,10 +68,9 @@ def to_patches(view: Pixels, patch: int, merge: int, out: Pixels | None = None) 
     rows, columns = view.shape[0] // patch, view.shape[1] // patch
     if out is None:
         out = np.empty((rows * columns, 3 * patch**2), np.uint8)
-    # Two passes are faster than one: lines of a patch are copied whole, then its few hundred bytes turned in the cache.
-    lines = view.reshape(rows // merge, merge, patch, columns // merge, merge, patch * 3).transpose(0, 3, 1, 4, 2, 5)
-    pixels = np.ascontiguousarray(lines).reshape(-1, patch**2, 3)
-    out.reshape(-1, 3, patch**2)[...] = pixels.transpose(0, 2, 1)
+    from data_pipeline.stream.resample import cut_patches
+
+    cut_patches(view, patch, merge, out)
     return out
 
 

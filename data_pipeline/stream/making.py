@@ -11,7 +11,7 @@ from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.chat import Chat, Encoded
 from data_pipeline.stream.collate import Ready, collate
 from data_pipeline.stream.images import decode
-from data_pipeline.stream.layout import Geometry, Layout, fit_sample
+from data_pipeline.stream.layout import Geometry, Layout, fit_sample, layout
 from data_pipeline.stream.plan.rows import Drawn
 from data_pipeline.stream.read.dataset import BadSample, Dataset, StoredSample
 
@@ -112,14 +112,14 @@ class Maker:
                 raise stored
             if stored is None:
                 encoded = self._from_cache(source, index, len(sizes))
-                layout = self._layout(encoded, sizes, planned)
+                planned_layout = self._layout(encoded, sizes, planned)
                 assert self.features is not None
-                return Ready(encoded, sizes, features=self.features.get(source, index), info=info, planned=layout)
+                return Ready(encoded, sizes, features=self.features.get(source, index), info=info, planned=planned_layout)
             encoded = self.chat.encode(stored.conversation, len(sizes))
-            layout = self._layout(encoded, sizes, planned)
+            planned_layout = self._layout(encoded, sizes, planned)
             images = [decode(data) for data in stored.images]
             _check_sizes(images, sizes)
-            return Ready(encoded, sizes, images=images, info=info, planned=layout)
+            return Ready(encoded, sizes, images=images, info=info, planned=planned_layout)
         except UserError:
             raise
         except ValueError as error:  # BadSample is one
@@ -138,9 +138,10 @@ class Maker:
         Raises:
             ValueError: its text or pictures are not those that were counted.
         """
-        found = fit_sample(
-            sizes, encoded.text_tokens, encoded.runs, encoded.last_image, self.geometry, self.length, self.long_samples
-        )
+        found: Layout | None = layout(sizes, encoded.text_tokens, encoded.label_tokens, self.geometry)
+        if found is not None and found.tokens > self.length:
+            text = (encoded.text_tokens, encoded.runs, encoded.last_image)
+            found = fit_sample(sizes, *text, self.geometry, self.length, self.long_samples)
         counts = None
         if found is not None:
             counts = (found.tokens, found.label_tokens, found.visual_tokens, found.patches)
@@ -155,8 +156,8 @@ class Maker:
         text = planned[0] - planned[2]
         # Pictures that were shrunk to fit beside so much text are shrunk again, to the same.
         policy = self.long_samples if self.long_samples == "shrink-image" else "reject"
-        layout = fit_sample(sizes, text, [text], 0, self.geometry, self.length, policy)
-        assert layout is not None, "a sample was planned that fits no row"
+        shape = fit_sample(sizes, text, [text], 0, self.geometry, self.length, policy)
+        assert shape is not None, "a sample was planned that fits no row"
         ids = np.full(text + len(sizes), self.chat.pad_id, np.int64)
         slots = np.arange(len(sizes), dtype=np.int64)
         ids[slots] = self.chat.image_id
@@ -164,7 +165,7 @@ class Maker:
         features = None
         if self.features is not None:
             features = [np.zeros_like(part) for part in self.features.get(source, index)]
-        return Ready(encoded, sizes, features=features, info=info, learn=False, planned=layout)
+        return Ready(encoded, sizes, features=features, info=info, learn=False, planned=shape)
 
 
 def _check_sizes(images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]]) -> None:

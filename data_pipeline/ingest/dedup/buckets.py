@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipeline.ingest.dedup.drops import FIRST
 
-PAIRS = 1 << 15
+PAIRS = 1 << 13
 """Pairs compared at a time."""
 
 DROP = np.dtype([("order", np.int64), ("of", np.int64)])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.ingest.dedup.perceptual import LUMA, SHAPE, plain
+from data_pipeline.ingest.dedup.perceptual import CHROMA, SHAPE, plain, rough_luma
 
 UNIT = 1024
 """Features are integers: levels times this."""
@@ -113,11 +113,9 @@ _COSINES = _cosines()
 
 def _features(hashes: np.ndarray) -> np.ndarray:
     """float64 [n, features], whole numbers."""
-    low = hashes[:, LUMA].astype(np.float64) @ _COSINES
-    means = [
-        hashes[:, start:stop].sum(axis=1, dtype=np.int64) * (UNIT // (stop - start))
-        for start, stop in ((1, 65), (65, 81), (81, 97))
-    ]
+    luma = rough_luma(hashes)
+    low = luma.astype(np.float64) @ _COSINES
+    means = [part.sum(axis=1, dtype=np.int64) * (UNIT // 64) for part in (luma, *(hashes[:, part] for part in CHROMA))]
     return np.column_stack([low, *means, hashes[:, SHAPE].astype(np.int64) * UNIT])
 
 
