@@ -41,7 +41,7 @@ def make(copies: int = 10) -> None:
     photos.mkdir(parents=True)
     corpus = build_corpus.mixed()
     random = np.random.default_rng(0)
-    words = "a photo of the old red house by sea with two trees and some people who look at small boats".split()
+    words = ["a", "photo", "of", "the", "old", "red", "house", "by", "sea", "with", "two", "trees", "and", "some", "people", "who", "look", "at", "small", "boats"]
     for copy in range(copies):
         for name in corpus.files:
             stem = f"{copy:02d}-{Path(name).stem}"
@@ -197,8 +197,21 @@ def energon_folder() -> Path:
     folder.mkdir(exist_ok=True)
     for tar in (CACHE / "data").glob("*.tar"):
         shutil.copy(tar, folder / tar.name)
-    command = [str(PYTHON.parent / "energon"), "prepare", "--non-interactive", "--split-ratio", "1,0,0", "--force-overwrite"]
-    command += ["--sample-type", "CaptioningSample", "--field-map", '{"image": "jpg", "caption": "json[text]"}', str(folder)]
+    command = [
+        str(PYTHON.parent / "energon"),
+        "prepare",
+        "--non-interactive",
+        "--split-ratio",
+        "1,0,0",
+        "--force-overwrite",
+    ]
+    command += [
+        "--sample-type",
+        "CaptioningSample",
+        "--field-map",
+        '{"image": "jpg", "caption": "json[text]"}',
+        str(folder),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
@@ -207,7 +220,9 @@ def energon_folder() -> Path:
 
 def one(command: list[str]) -> dict[str, float] | str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["taskset", "-c", "1", *command], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        ["taskset", "-c", "1", *command], capture_output=True, text=True, check=False, env=environment
+    )
     if done.returncode:
         return done.stderr.strip()[-300:]
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -218,8 +233,26 @@ def measure(count: int = 1500, runs: int = 3) -> None:
     tokenizer = str(CACHE / "tokenizer")
     commands = {
         "looksay": [sys.executable, __file__, "ours"],
-        "megatron-energon, packing": [str(PYTHON), "-c", PEER, "energon", str(energon_folder()), tokenizer, str(count), str(LENGTH)],
-        "webdataset, padded batches": [str(PYTHON), "-c", PEER, "webdataset", str(CACHE / "data"), tokenizer, str(count), str(LENGTH)],
+        "megatron-energon, packing": [
+            str(PYTHON),
+            "-c",
+            PEER,
+            "energon",
+            str(energon_folder()),
+            tokenizer,
+            str(count),
+            str(LENGTH),
+        ],
+        "webdataset, padded batches": [
+            str(PYTHON),
+            "-c",
+            PEER,
+            "webdataset",
+            str(CACHE / "data"),
+            tokenizer,
+            str(count),
+            str(LENGTH),
+        ],
     }
     found: dict[str, list[Any]] = {name: [] for name in commands}
     for _ in range(runs):
@@ -229,7 +262,11 @@ def measure(count: int = 1500, runs: int = 3) -> None:
     for name, results in found.items():
         rates = [r["samples_per_s"] for r in results if isinstance(r, dict)]
         fills = [r["fill"] for r in results if isinstance(r, dict)]
-        print(f"| {name} | {np.median(rates):.0f} | {np.median(fills):.1%} |" if rates else f"| {name} | {results[-1]} | |")
+        print(
+            f"| {name} | {np.median(rates):.0f} | {np.median(fills):.1%} |"
+            if rates
+            else f"| {name} | {results[-1]} | |"
+        )
 
 
 def main() -> None:

@@ -114,6 +114,13 @@ if kind == "webdataset":
         if n >= most: break
     done(n, start)
 if kind == "streaming":
+    import importlib.machinery, types  # it imports torchvision for datasets that are not used here
+    for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
+    sys.modules["torchvision.datasets"].VisionDataset = object
+    sys.modules["torchvision.transforms.functional"].to_tensor = None
+    sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]
     from streaming import MDSWriter, StreamingDataset
     out = folder + "-mds"
     if not os.path.exists(out):
@@ -197,9 +204,115 @@ def cold(folder: Path, most: int) -> None:
     print(f"looksay, every byte checked, cold: {one('checked', folder, most):,.0f} samples/s")
 
 
+def index() -> None:
+    """Adopting tars: everything read once, every member hashed, every picture's header read."""
+    import io
+
+    from PIL import Image
+
+    from data_pipeline.ingest.adopt import index_tar
+    from data_pipeline.sample import ImageInfo, Sample, key_of
+    from data_pipeline.shard import encode_sample, tar_end
+
+    folder = CACHE / "foreign"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    sink = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (192, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(sink, "JPEG", quality=92)
+    with open(folder / "a.tar", "wb") as stream:
+        at = 0
+        for number in range(10_000):
+            sample = Sample(key_of(number), (sink.getvalue(),), ("jpg",), (ImageInfo(256, 192),), "a caption")
+            pieces, size, _ = encode_sample(sample)
+            stream.writelines(pieces)
+            at += size
+        stream.write(tar_end(at))
+    for _ in range(3):
+        start, cpu = time.perf_counter(), time.process_time()
+        found = index_tar(folder / "a.tar")
+        wall, used = time.perf_counter() - start, time.process_time() - cpu
+        print(
+            f"{found.entry.bytes / 1e6:.0f} MB, {found.entry.samples} samples: {found.entry.bytes / 1e6 / used:.0f} MB/s and core ({wall:.2f} s)"
+        )
+
+
+def s3(batches: int = 250) -> None:
+    """Waits for a batch of 16 from a real S3 server, healthy and behind a proxy that spoils 5 % and stalls 2 % for 10 s."""
+    import random
+    import tempfile
+
+    sys.path.insert(0, str(ROOT.parent))
+    from configs.data import ReadConfig
+    from configs.ingest import StorageConfig
+    from data_pipeline import storage
+    from data_pipeline.stream.read.dataset import BadSample, Dataset
+    from tests.support.fault_proxy import Fault, FaultProxy
+    from tests.support.s3_server import S3Server
+
+    class Spoiling(FaultProxy):
+        rate, chance = (0.0, 0.0), random.Random(3)
+
+        def _fault(self, line: str) -> Fault | None:
+            errors, stalls = self.rate if ".tar" in line else (0.0, 0.0)
+            number = self.chance.random()
+            if number < errors:
+                return Fault("busy" if number < errors / 2 else "reset")
+            return Fault("slow", seconds=10.0) if number < errors + stalls else None
+
+    local = CACHE / "s3"
+    make(local, 4000)
+    with tempfile.TemporaryDirectory() as folder:
+        server = S3Server(Path(folder) / "s3")
+        server.start()
+        os.environ.update(server.environment())
+        try:
+            proxy = Spoiling(server.endpoint_url)
+            storage.configure(StorageConfig(endpoint_url=proxy.url))
+            remote = server.fresh()
+            for path in local.iterdir():
+                storage.put(storage.join(remote, path.name), path.read_bytes())
+            order = np.random.default_rng(1).permutation(4000)[: batches * 16].reshape(-1, 16).tolist()
+            wanted, found = Dataset(str(local)), {}
+            for name, rate in (("healthy", (0.0, 0.0)), ("spoiled", (0.05, 0.02))):
+                proxy.rate = rate
+                dataset = Dataset(remote, ReadConfig())
+                dataset.read_many(order[0])
+                found[name] = _waits(dataset, order, wanted, BadSample)
+                hedges = dataset._tars.hedged.hedges  # type: ignore[union-attr]
+                p50, p99 = np.percentile(found[name], [50, 99])
+                print(
+                    f"| {name} | {p50 * 1e3:.0f} | {p99 * 1e3:.0f} | {max(found[name]) * 1e3:.0f} | {hedges} |",
+                    flush=True,
+                )
+        finally:
+            server.kill()
+
+
+def _waits(dataset: Any, order: list[list[int]], wanted: Any, bad: type) -> list[float]:
+    """Seconds that a trainer waits for each batch, with four batches asked for ahead of it."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    seconds = []
+    with ThreadPoolExecutor(4) as pool:
+        ahead = [pool.submit(dataset.read_many, batch) for batch in order[:4]]
+        for number, batch in enumerate(order):
+            start = time.perf_counter()
+            samples = ahead.pop(0).result()
+            seconds.append(time.perf_counter() - start)
+            if number + 4 < len(order):
+                ahead.append(pool.submit(dataset.read_many, order[number + 4]))
+            for sample, index in zip(samples, batch, strict=True):
+                assert not isinstance(sample, bad) and bytes(sample.body) == bytes(wanted.read(index).body), (
+                    "order changed"
+                )
+            time.sleep(0.05)  # the step
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("make", "measure", "cold", "part"))
+    parser.add_argument("what", choices=("make", "measure", "cold", "s3", "index", "part"))
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--folder", default="cached")
@@ -208,6 +321,10 @@ def main() -> None:
         make(CACHE / args.folder, args.samples)
     elif args.what == "measure":
         measure(CACHE / "cached", 20_000)
+    elif args.what == "s3":
+        s3()
+    elif args.what == "index":
+        index()
     elif args.what == "cold":
         cold(CACHE / "cold", 100_000)
     else:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from configs.errors import UserError
 from configs.ingest import StorageConfig
 from configs.schema import BuildRecipe
 from data_pipeline.ingest.cut import CutJob, count_units, slices, write_shard
@@ -169,8 +170,17 @@ def load_hashes(storage: StorageConfig, work: str, output: str, chunk: tuple[str
         tables = [read_unit(unit_path(work, number)) for number in what]
         table = pa.concat_tables([t.filter(pc.is_null(t["stage"])) for t in tables])
     published = pa.array(np.full(table.num_rows, kind == "published"), pa.bool_())
-    columns = [table["position"], table["exact"], table["near"].cast(HASHES.field("near").type), published]
-    return pa.table(columns, HASHES)
+    return pa.table([table["position"], table["exact"], _near(table["near"], f"{output}, {what}"), published], HASHES)
+
+
+def _near(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(HASHES.field("near").type)
+    except pa.ArrowInvalid:
+        raise UserError(
+            f"{where} holds perceptual hashes of an older version, which cannot be compared with new ones: "
+            "build the dataset anew, into another output"
+        ) from None
 
 
 def _ranges(count: int) -> list[range]:

@@ -10,6 +10,7 @@ from typing import Any
 from configs.errors import RunError, UserError
 from configs.load import tree_difference
 from configs.schema import BuildRecipe
+from data_pipeline.ingest.dedup.perceptual import NEAR_VERSION
 from data_pipeline.manifest import NAME, Manifest, read_manifest
 from data_pipeline.storage import (
     TEMPORARY,
@@ -116,8 +117,9 @@ def tidy(output: str) -> None:
 
 
 def identity_of(recipe: BuildRecipe) -> str:
-    """The parts of a recipe that decide what the dataset is."""
-    return json.dumps(recipe.model_dump(mode="json", exclude=set(FREE)), sort_keys=True)
+    """The parts of a recipe that decide what the dataset is, and by which hash near duplicates are told."""
+    said = recipe.model_dump(mode="json", exclude=set(FREE))
+    return json.dumps(said | ({"near": NEAR_VERSION} if recipe.dedup.near else {}), sort_keys=True)
 
 
 def recipe_changes(old: dict[str, Any], recipe: BuildRecipe, free: tuple[str, ...] = FREE) -> list[str]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from configs.ingest import DedupConfig, StorageConfig
 from data_pipeline.ingest.dedup.drops import Found, read_found, write_found
 from data_pipeline.ingest.dedup.exchange import Here, OnRay
-from data_pipeline.ingest.dedup.perceptual import NEAR_BYTES
+from data_pipeline.ingest.dedup.perceptual import NEAR_BYTES, NEAR_VERSION
 from data_pipeline.ingest.dedup.search import EXACT, NEAR, Task, mean_rows, search
 from data_pipeline.storage import join, remove_tree
 
@@ -57,7 +57,7 @@ def find_drops(
     Raises:
         RunError: tasks were lost again and again, or did not end.
     """
-    settings: dict[str, Any] = {"span": span, "exact": config.exact, "near": config.near, "version": 1}
+    settings: dict[str, Any] = {"span": span, "exact": config.exact, "near": config.near and NEAR_VERSION, "version": 1}
     found = _made(folder, settings)
     if found is not None:
         return sum(found.dropped.values())

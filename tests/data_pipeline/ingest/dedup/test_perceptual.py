@@ -1,13 +1,14 @@
 """Copies are near, other pictures are not: shapes, colours, small details, smooth ones."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from data_pipeline.ingest.dedup.near_keys import coarse_keys, fine_keys
-from data_pipeline.ingest.dedup.perceptual import NEAR_BYTES, near, perceptual_hash, plain
+from data_pipeline.ingest.dedup.perceptual import CHROMA, NEAR_BYTES, near, perceptual_hash, plain
 from tests.data_pipeline.ingest.dedup.conftest import brighter, picture
 
 
@@ -76,6 +77,76 @@ def test_equal_shapes_of_other_colour_are_not_near() -> None:
     red[20:60, 20:60] = (200, 30, 30)
     green[20:60, 20:60] = (0, 115, 30)  # as bright
     assert not same(red, green)
+
+
+@pytest.mark.parametrize(("colour", "part"), [((255, 0, 0), 1), ((0, 0, 255), 0)])
+def test_the_strongest_colours_stay_at_the_end_of_their_scale(colour: tuple[int, int, int], part: int) -> None:
+    """Cr of red would be 256: as a byte, 0, the Cr of cyan."""
+    value = stacked(np.full((64, 64, 3), colour, np.uint8))
+    assert (value[:, CHROMA[part]] >= 254).all()
+
+
+def drawn(size: int, draw: Callable[[ImageDraw.ImageDraw], None], ground: str = "white") -> np.ndarray:
+    """Drawn on 1024 x 1024, so that parts lie between pixels."""
+    image = Image.new("RGB", (1024, 1024), ground)
+    draw(ImageDraw.Draw(image))
+    return np.asarray(image.resize((size, size), Image.Resampling.BOX))
+
+
+def face(tear: bool) -> Callable[[ImageDraw.ImageDraw], None]:
+    def draw(on: ImageDraw.ImageDraw) -> None:
+        on.ellipse((60, 60, 964, 964), "orange", "black", 12)
+        on.ellipse((300, 300, 380, 420), "black")
+        on.ellipse((640, 300, 720, 420), "black")
+        on.arc((300, 600, 720, 900), 200, 340, "black", 20)
+        if tear:
+            on.ellipse((660, 440, 700, 500), "white")
+
+    return draw
+
+
+@pytest.mark.parametrize("size", [112, 256])
+def test_a_tear_makes_another_picture(size: int) -> None:
+    """A twenty-fifth of the width."""
+    happy, sad = drawn(size, face(False)), drawn(size, face(True))
+    assert not same(happy, sad)
+    for pixels in (happy, sad):
+        assert same(pixels, copy(pixels, 0.6)) and same(pixels, copy(pixels, 1, "JPEG", quality=50))
+
+
+def test_borders_make_another_map() -> None:
+    def land(borders: bool) -> Callable[[ImageDraw.ImageDraw], None]:
+        def draw(on: ImageDraw.ImageDraw) -> None:
+            on.polygon([(90, 200), (500, 60), (940, 330), (820, 900), (300, 940)], "darkseagreen", "black", 8)
+            if borders:
+                on.line([(500, 60), (450, 940), (880, 600)], "black", 6)
+
+        return draw
+
+    assert not same(drawn(256, land(False)), drawn(256, land(True)))
+
+
+def test_a_small_drawing_moved_within_its_cells_is_another_one() -> None:
+    def lines(on: ImageDraw.ImageDraw, by: int) -> None:
+        for row in range(6):
+            on.line([(100, 150 + 130 * row + by), (900, 150 + 130 * row + by)], "black", 40)
+
+    here, there = (drawn(60, lambda on, by=by: lines(on, by)) for by in (0, 17))  # a pixel
+    assert not same(here, there)
+    assert same(here, copy(here, 1.5))
+
+
+def test_a_pale_shape_of_another_size_is_not_near() -> None:
+    """Yellow on near-white differs in colour alone; small pictures lose much of theirs as JPEG."""
+
+    def triangle(height: int) -> Callable[[ImageDraw.ImageDraw], None]:
+        return lambda on: on.polygon(
+            [(400, 460), (400 - height // 2, 460 + height), (400 + height // 2, 460 + height)], "yellow"
+        )
+
+    small, large = (drawn(64, triangle(height), "#f4f0ee") for height in (280, 350))
+    assert not same(small, large)
+    assert same(small, copy(small, 1, "JPEG", quality=50)) and same(large, copy(large, 1, "JPEG", quality=50))
 
 
 def test_letters_are_not_near() -> None:
