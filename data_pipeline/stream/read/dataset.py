@@ -141,6 +141,8 @@ class Dataset:
     def _local(self, places: list[Place], tars: LocalTars, check: bool) -> list[StoredSample | BadSample]:
         found: list[StoredSample | BadSample] = []
         tar, data, start, whole = "", memoryview(b""), 0, False
+        if not tars.risky and len(places) > 1:
+            patiently(places[0].tar, self.config.retry_seconds, partial(tars.expect, places))
         for place in places:
             if place.tar != tar or not whole:
                 view = patiently(

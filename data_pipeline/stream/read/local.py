@@ -3,9 +3,12 @@
 import mmap
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from configs.errors import RunError
+from data_pipeline.stream.read.members import Place
 
 MAPPED = 64
 """Tars that stay mapped; more are opened anew."""
@@ -50,22 +53,35 @@ class LocalTars:
         Raises:
             RunError: the tar is gone.
         """
-        try:
-            if self.risky:
-                with open(path, "rb", buffering=0) as stream:
-                    return memoryview(os.pread(stream.fileno(), end - start, start)), start
+        if not self.risky:
             return memoryview(self._mapped(path)), 0
-        except FileNotFoundError:
-            raise RunError(f"{path} is gone: the dataset changed under the run; run `looksay data verify`") from None
+        with _opened(path) as stream:
+            return memoryview(os.pread(stream.fileno(), end - start, start)), start
+
+    def expect(self, places: Sequence[Place]) -> None:
+        """Tell the kernel what is read next: it fetches all of it at once instead of page after page."""
+        for place in places:
+            memory = self._mapped(place.tar)
+            if isinstance(memory, mmap.mmap):
+                start = place.start // mmap.PAGESIZE * mmap.PAGESIZE
+                if 0 <= start < len(memory):
+                    memory.madvise(mmap.MADV_WILLNEED, start, min(place.end, len(memory)) - start)
 
     def _mapped(self, path: str) -> mmap.mmap | bytes:
         if path in self._maps:
             self._maps.move_to_end(path)
             return self._maps[path]
-        with open(path, "rb") as stream:
+        with _opened(path) as stream:
             empty = os.fstat(stream.fileno()).st_size == 0  # nothing to map
             found: mmap.mmap | bytes = b"" if empty else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._maps[path] = found
         if len(self._maps) > MAPPED:
             self._maps.popitem(last=False)  # its views, if any, keep it alive
         return found
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise RunError(f"{path} is gone: the dataset changed under the run; run `looksay data verify`") from None

@@ -75,7 +75,7 @@ def test_different_pictures_are_not_near() -> None:
 def test_equal_shapes_of_other_colour_are_not_near() -> None:
     red, green = (np.full((96, 96, 3), 255, np.uint8) for _ in range(2))
     red[20:60, 20:60] = (200, 30, 30)
-    green[20:60, 20:60] = (0, 115, 30)  # as bright
+    green[20:60, 20:60] = (0, 132, 30)  # as bright
     assert not same(red, green)
 
 
@@ -100,14 +100,14 @@ def face(tear: bool) -> Callable[[ImageDraw.ImageDraw], None]:
         on.ellipse((640, 300, 720, 420), "black")
         on.arc((300, 600, 720, 900), 200, 340, "black", 20)
         if tear:
-            on.ellipse((660, 440, 700, 500), "white")
+            on.ellipse((660, 440, 710, 510), (255, 195, 80))
 
     return draw
 
 
 @pytest.mark.parametrize("size", [112, 256])
 def test_a_tear_makes_another_picture(size: int) -> None:
-    """A twenty-fifth of the width."""
+    """A twentieth of the width, hardly brighter than the face."""
     happy, sad = drawn(size, face(False)), drawn(size, face(True))
     assert not same(happy, sad)
     for pixels in (happy, sad):
@@ -131,7 +131,7 @@ def test_a_small_drawing_moved_within_its_cells_is_another_one() -> None:
         for row in range(6):
             on.line([(100, 150 + 130 * row + by), (900, 150 + 130 * row + by)], "black", 40)
 
-    here, there = (drawn(60, lambda on, by=by: lines(on, by)) for by in (0, 17))  # a pixel
+    here, there = (drawn(60, lambda on, by=by: lines(on, by)) for by in (0, 7))  # 0.4 pixels
     assert not same(here, there)
     assert same(here, copy(here, 1.5))
 
@@ -147,6 +147,12 @@ def test_a_pale_shape_of_another_size_is_not_near() -> None:
     small, large = (drawn(64, triangle(height), "#f4f0ee") for height in (280, 350))
     assert not same(small, large)
     assert same(small, copy(small, 1, "JPEG", quality=50)) and same(large, copy(large, 1, "JPEG", quality=50))
+
+
+@pytest.mark.parametrize("size", [32, 40, 64])
+def test_small_pictures_are_near_to_what_jpeg_leaves_of_them(size: int) -> None:
+    pictures = [drawn(size, face(False)), *(np.asarray(Image.fromarray(letter(text)).resize((size, size))) for text in "AEMS")]
+    assert all(same(pixels, copy(pixels, 1, "JPEG", quality=50)) for pixels in pictures)
 
 
 def test_letters_are_not_near() -> None:
