@@ -91,14 +91,11 @@ def pictures(names: list[str], every: dict[str, int], offset: int, listing: Path
         recalls.append(f"| {name} | {len(chosen)} | " + " | ".join(f"{part:.4f}" for part in found) + " |")
         if listing is not None:
             with open(listing, "a", encoding="utf-8") as out:
-                said = ("different" if one in other else "one picture" for one in wrong)
-                out.writelines(
-                    f"{name}\t{labels[a]}\t{labels[b]}\t{s}\n" for (a, b), s in zip(wrong.items(), said, strict=True)
-                )
+                for one, two in wrong.items():
+                    said = "different" if one in other else "one picture"
+                    out.write(f"{name}\t{labels[one]}\t{labels[two]}\t{said}\n")
         print(lines[-1], recalls[-1], sep="\n", file=sys.stderr, flush=True)  # it takes long: as it is known
-    print(
-        "| set | files | dropped | part | of which different | part | CPU-ms a picture |\n|---|---|---|---|---|---|---|"
-    )
+    print("| set | files | dropped | part | of these different | part | CPU-ms |\n|---|---|---|---|---|---|---|")
     print("\n".join(lines))
     print("\n| recall | pictures | " + " | ".join(copies) + " |\n|---|---|" + "---|" * len(copies))
     print("\n".join(recalls))
@@ -158,8 +155,9 @@ def make_near(rows: int, chunk: int) -> pa.Table:
     hashes = np.empty((len(position), NEAR_BYTES), np.uint8)
     hashes[:, SHAPE] = np.array([115, 128, 141])[_bits(shown, 1)[:, 0] % 3]
     hashes[:, SIDE] = 255
-    fine = luma.reshape(-1, 8, 1, 8, 1) + (_bits(shown, 16) % 31).reshape(-1, 1, 4, 1, 4) - 15
-    hashes[:, LUMA] = np.clip(fine.reshape(-1, 1024) + np.tile(noise[:, :64], 16) - 1, 0, 255)
+    steps = (_bits(shown, 16) % 31).astype(np.int16).reshape(-1, 1, 4, 1, 4) - 16  # the same in each cell of 4 x 4
+    luma = luma.astype(np.int16).reshape(-1, 8, 1, 8, 1) + noise[:, :64].reshape(-1, 8, 1, 8, 1) + steps
+    hashes[:, LUMA] = luma.clip(0, 255, out=luma).reshape(-1, 1024)
     for number, part in enumerate(CHROMA):
         cells = colour[:, 16 * number : 16 * number + 16].repeat(4, axis=1)
         hashes[:, part] = np.clip(cells + noise[:, :64] - 1, 0, 255)
@@ -286,7 +284,7 @@ def main() -> int:
     parser.add_argument(
         "--sets", nargs="+", default=["photos", "clip_art", "stamps", "manual", "emoji", "shapes", "stars"]
     )
-    parser.add_argument("--list", type=Path, help="add the pairs that are merged wrongly to this file")
+    parser.add_argument("--list", type=Path, help="add the pairs that are merged to this file")
     parser.add_argument("--offset", type=int, default=0, help="which of every n pictures are copied")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--in-process", action="store_true")

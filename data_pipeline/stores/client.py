@@ -21,7 +21,8 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 SLOWEST = 64 * 2**10
 """Bytes per second: a request for or with so many bytes may take as much longer."""
 
-CONNECTIONS = 32
+CONNECTIONS = 256
+"""A bound, not a target: who reads ahead leaves stalled requests behind until they end by themselves."""
 
 
 @dataclass(frozen=True)

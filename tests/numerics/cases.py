@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from configs.model import AnyresResolution, TilesResolution
 from configs.training import OptimConfig, ParallelConfig
-from data_pipeline.stream.collate import Ready
+from data_pipeline.stream.batch import Batch
+from data_pipeline.stream.collate import Ready, collate
+from data_pipeline.stream.layout import geometry_of
 from pretrain.engine import Engine, born
 from pretrain.loss import micro_loss
 from pretrain.memory import held_bytes
@@ -17,7 +20,7 @@ from pretrain.model.linear import logical_of
 from pretrain.model.vlm import make_model
 from pretrain.optim import make_optimizer, set_rates
 from pretrain.stages import apply_stage
-from tests.support.worlds import MODEL, VOCABULARY, batch_of, micro_batches, rows_of
+from tests.support.worlds import MODEL, PAD, VOCABULARY, batch_of, micro_batches, rows_of
 
 ALL = {"encoder": 0.01, "projector": 0.01, "decoder": 0.01}
 
@@ -204,3 +207,48 @@ def desert(mesh: Mesh) -> None:
         import time
 
         time.sleep(60)
+
+
+VIEWS = {
+    "tiles": TilesResolution(size=16, max_tiles=4),
+    "anyres": AnyresResolution(size=16, grids=((1, 2), (2, 1), (2, 2))),
+}
+"""Resolutions of several views a picture; 16 pixels are two merged cells."""
+
+
+def views(mesh: Mesh, kind: str, how: str = "packed", zero: int = 0, steps: int = 0) -> dict[str, Any]:
+    """Loss sum and gradients of a model that sees pictures in views; or (`steps`) losses of some trained steps."""
+    model = MODEL.model_copy(update={"resolution": VIEWS[kind]})
+    geometry, length = geometry_of(model), 320
+
+    def batch(rows: Any, denominator: float | None = None) -> Batch:
+        return collate(rows, length, geometry, PAD, cnn=False, denominator=denominator)
+
+    world = rows_of("mixed")
+    if steps:
+        labels = batch(world).denominator
+        batches = [batch([row], labels) for row in world[mesh.dp_rank :: mesh.dp_size]]
+        engine = make_engine(mesh, zero, "fp32", len(batches), model=model)
+        losses = []
+        for _ in range(steps):
+            total = torch.zeros(1)
+            for one in batches:
+                out = engine.forward(to_inputs(one, mesh.device))
+                engine.backward(micro_loss(out.loss_sum, one.denominator, mesh.dp_size))
+                engine.step()
+                total += out.loss_sum.detach()
+            torch.distributed.all_reduce(total, group=mesh.dp_group)
+            losses.append(float(total) / labels)
+        return {"losses": losses}
+    net = make_model(model, VOCABULARY, mesh, "fp32", "fp32", seed=7)
+    total, gradients = 0.0, {}
+    for rows in arranged(world, how):
+        net.zero_grad()
+        out = net(to_inputs(batch(rows), mesh.device))
+        out.loss_sum.backward()
+        total += float(out.loss_sum.detach())
+        for p in net.parameters():
+            if p.grad is not None:
+                name = logical_of(p).name
+                gradients[name] = gradients.get(name, 0.0) + p.grad.float().numpy()
+    return {"loss": total, "gradients": gradients}

@@ -151,14 +151,22 @@ def _compare(kept: _Buckets, buckets: _Buckets, rule: Rule) -> np.ndarray:
         lines, place, end = lines.chosen(left), place[left], end[left]
         if not len(place):
             return earliest_drops(np.concatenate(drops))
-        found = np.zeros(len(place), bool)
-        for start in range(0, len(place), PAIRS):
-            part = slice(start, start + PAIRS)
-            found[part] = rule.alike(kept.chosen(place[part]).signature, lines.chosen(part).signature)
+        found = _alike(kept, place, lines, rule)
         drop = np.empty(int(found.sum()), DROP)
         drop["order"], drop["of"] = lines.order[found], kept.chosen(place[found]).order
         drops.append(drop)
         lines, place, end = lines.chosen(~found), place[~found] + 1, end[~found]
+
+
+def _alike(kept: _Buckets, place: np.ndarray, lines: _Buckets, rule: Rule) -> np.ndarray:
+    """Whether the row of each line is alike to the one at its place in `kept`; copies share most of their buckets."""
+    pairs, again = np.unique(kept.at[place] * len(lines.rows) + lines.at, return_inverse=True)
+    found = np.zeros(len(pairs), bool)
+    for start in range(0, len(pairs), PAIRS):
+        part = slice(start, start + PAIRS)
+        one, other = np.divmod(pairs[part], len(lines.rows))
+        found[part] = rule.alike(kept.rows["signature"][one], lines.rows["signature"][other])
+    return found[again]
 
 
 def earliest_drops(drops: np.ndarray) -> np.ndarray:

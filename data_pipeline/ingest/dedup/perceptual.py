@@ -30,9 +30,9 @@ ROUGH, COLOUR, FINE = (3, 0.15), (3.75, 0.125), (4, 0.05)
 """Difference of a cell that counts as 1, in levels, and what each level of contrast with its neighbours adds: in the 8 x 8
 cells of luma, in those of Cb and Cr, in the 32 x 32 of luma."""
 
-LARGEST, ALONE, LARGE, ALONE_LARGE = 4.2, 1.6, 128, 1.95
-"""Most that a cell of the 32 x 32 may differ; and most by which it may stand out, divided by 1 + what a tenth of the cells
-exceed. Resizing does more to the thin lines of pictures whose shortest side is more than LARGE pixels."""
+ALONE, LARGE, ALONE_LARGE = 1.6, 128, 1.95
+"""Most that a cell of the 32 x 32 may differ, divided by 1 + what a tenth of the cells exceed. Resizing does more to the thin
+lines of pictures whose shortest side is more than LARGE pixels: there, the second."""
 
 OVERALL = 0.5
 """Most standard deviation of the differences in the 32 x 32 (a drawing moved by half a pixel differs at every edge)."""
@@ -66,8 +66,10 @@ def _sums(values: np.ndarray, size: int) -> np.ndarray:
 
 def rough_luma(hashes: np.ndarray) -> np.ndarray:
     """uint8 [n, NEAR_BYTES] -> uint8 [n, 64], 8 x 8 means of luma."""
-    rows = np.ascontiguousarray(hashes[:, LUMA]).reshape(-1, 8, 4, 8, 4)
-    return ((rows.sum(axis=(2, 4), dtype=np.uint16) + 8) // 16).astype(np.uint8).reshape(-1, 64)
+    rows = hashes[:, LUMA].reshape(-1, 8, 4, 32).astype(np.uint16)
+    rows = rows[:, :, 0] + rows[:, :, 1] + rows[:, :, 2] + rows[:, :, 3]  # by hand: ten times as fast as sums of axes
+    cells = rows[:, :, 0::4] + rows[:, :, 1::4] + rows[:, :, 2::4] + rows[:, :, 3::4]
+    return ((cells + 8) // 16).astype(np.uint8).reshape(-1, 64)
 
 
 def near(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -94,14 +96,17 @@ def near(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _fine(one: np.ndarray, other: np.ndarray, side: np.ndarray, larger: np.ndarray) -> np.ndarray:
-    """uint8 [n, 1024] twice, float32 [n] -> bool [n]: no cell differs too much, or much more than the others do."""
+    """uint8 [n, 1024] twice, float32 [n], uint8 [n] -> bool [n]: cells differ little, and none much more than others.
+
+    `side` and `larger`: shortest sides of the smaller and of the larger picture of each line.
+    """
     by = _exceeds(one, other, *FINE)
     overall = by.std(axis=1) / (SMALL / side).clip(1) ** 2
     tenth = by.shape[1] * 9 // 10
     by.partition((tenth, by.shape[1] - 1), axis=1)
     largest = by[:, -1] / (SMALL_FINE / side).clip(1)
     alone = np.where(larger > LARGE, ALONE_LARGE, ALONE)
-    return (overall <= OVERALL) & (largest <= LARGEST) & (largest <= alone * (1 + by[:, tenth]))
+    return (overall <= OVERALL) & (largest <= alone * (1 + by[:, tenth]))
 
 
 def _exceeds(one: np.ndarray, other: np.ndarray, base: float, slope: float) -> np.ndarray:

@@ -17,9 +17,13 @@ GAP = 256 * 1024
 """Bytes between two samples that are fetched along rather than asked around: about what a request costs in time."""
 LARGEST = 8 << 20
 """Of one request."""
+STALLED = 8
+"""For each request in flight, so many threads at most wait for answers that nobody needs any more."""
+MOST_ASKED = 3
+"""Requests for the same bytes at a time: of two, one in 2,500 stalls where one in 50 does."""
 REMEMBERED = 256
-LEAST_HEDGE = 0.1
-FIRST_HEDGE = 1.0
+LEAST_HEDGE = 0.05
+FIRST_HEDGE = 0.5
 """Seconds before a second request, while it is not known how long one takes."""
 
 
@@ -49,7 +53,7 @@ def spans(places: Sequence[Place]) -> list[Span]:
 
 
 class Hedged:
-    """Runs a request, and a second one when the first takes longer than requests usually do; the first answer counts."""
+    """Runs a request, and another one when it takes longer than requests usually do; the first answer counts."""
 
     def __init__(self, pool: ThreadPoolExecutor, hedge_seconds: float | None, retry_seconds: float):
         self.pool, self.fixed, self.retry_seconds = pool, hedge_seconds, retry_seconds
@@ -58,12 +62,12 @@ class Hedged:
         self._lock = threading.Lock()
 
     def patience(self) -> float:
-        """Seconds after which a second request is made: three times what 95 of 100 take."""
+        """Seconds after which a second request is made: one and a half times what 95 of 100 take."""
         if self.fixed is not None:
             return self.fixed
         with self._lock:
             known = sorted(self._seconds)
-        return max(LEAST_HEDGE, 3 * known[int(0.95 * (len(known) - 1))]) if len(known) >= 20 else FIRST_HEDGE
+        return max(LEAST_HEDGE, 1.5 * known[int(0.95 * (len(known) - 1))]) if len(known) >= 20 else FIRST_HEDGE
 
     def get(self, path: str, request: Callable[[], bytes]) -> bytes:
         """The bytes of whichever request answers first.
@@ -79,23 +83,24 @@ class Hedged:
             for future in done:
                 failed = future.exception()
                 if failed is None:
-                    return future.result()
+                    data, seconds = future.result()
+                    with self._lock:
+                        self._seconds.append(seconds)  # not of those that were overtaken: they say what is unusual
+                    return data
                 if not isinstance(failed, OSError | RunError) or isinstance(failed, FileNotFoundError):
                     raise failed
                 error = failed
-            if len(running) < 2:
+            if len(running) < MOST_ASKED:
                 self.hedges += bool(running)
                 running.add(self.pool.submit(self._timed, request))
         raise RunError(
             f"{path} could not be read for {self.retry_seconds:.0f} s ({error}): check the storage"
         ) from error
 
-    def _timed(self, request: Callable[[], bytes]) -> bytes:
+    @staticmethod
+    def _timed(request: Callable[[], bytes]) -> tuple[bytes, float]:
         start = time.monotonic()
-        data = request()
-        with self._lock:
-            self._seconds.append(time.monotonic() - start)
-        return data
+        return request(), time.monotonic() - start
 
 
 class RemoteTars:
@@ -104,7 +109,8 @@ class RemoteTars:
     def __init__(self, folder: str, identity: str, config: ReadConfig):
         self.config = config
         self.cache = DiskCache(config.cache, identity, config.cache_gb) if config.cache else None
-        self._pool = ThreadPoolExecutor(config.connections, "fetch")
+        # Requests that stall stay behind in their threads while second ones overtake them.
+        self._pool = ThreadPoolExecutor(STALLED * config.connections, "fetch")
         self._callers = ThreadPoolExecutor(config.connections, "read")
         self.hedged = Hedged(self._pool, config.hedge_seconds, config.retry_seconds)
 

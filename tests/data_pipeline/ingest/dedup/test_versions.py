@@ -18,7 +18,9 @@ from tests.data_pipeline.ingest.dedup.conftest import SPAN, found, hashes, pictu
 
 def recipe(near: bool) -> BuildRecipe:
     source = {"type": "folder", "path": "pictures"}
-    return BuildRecipe.model_validate({"kind": "build", "name": "x", "output": "out", "source": source, "dedup": {"near": near}})
+    return BuildRecipe.model_validate(
+        {"kind": "build", "name": "x", "output": "out", "source": source, "dedup": {"near": near}}
+    )
 
 
 def published(folder: Path, size: int) -> None:
