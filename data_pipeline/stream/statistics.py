@@ -52,6 +52,7 @@ def pack_statistics(recipe: TrainRecipe, steps: int | None = None) -> dict[str, 
         },
         "steps_per_epoch": _steps_per_epoch(data, samples, count),
         "too_long": {label: found["too_long"] for label, found in zip(data.labels, never, strict=True)},
+        "shortened": {label: found["shortened"] for label, found in zip(data.labels, never, strict=True)},
         "unreadable": {label: found["unreadable"] for label, found in zip(data.labels, never, strict=True)},
         "visual_tokens_per_row": {str(k): v for k, v in sorted(visual.items())},
         "pictures_per_sample": {str(k): v for k, v in sorted(Counter(samples.images.tolist()).items())},
@@ -61,8 +62,9 @@ def pack_statistics(recipe: TrainRecipe, steps: int | None = None) -> dict[str, 
 
 
 def census(table: Lengths, most: int = CENSUS) -> dict[str, int]:
-    """Samples of a source that are never drawn, among its first `most`."""
-    found = {"samples": 0, "too_long": 0, "unreadable": 0}
+    """Samples of a source that are never drawn, or only by the policy for long ones, among its first `most`."""
+    found = {"samples": 0, "too_long": 0, "unreadable": 0, "shortened": 0}
+    before = getattr(table, "shortened", 0)
     for shard, size in enumerate(np.diff(table.starts).tolist()):
         if not size or found["samples"] >= most:
             continue
@@ -70,6 +72,7 @@ def census(table: Lengths, most: int = CENSUS) -> dict[str, int]:
         found["samples"] += size
         found["too_long"] += int((tokens == TOO_LONG).sum())
         found["unreadable"] += int((tokens == UNREADABLE).sum())
+    found["shortened"] = getattr(table, "shortened", 0) - before
     return found
 
 
@@ -109,6 +112,11 @@ def pack_table(statistics: dict[str, Any]) -> str:
     lines += [
         f"source {name}: {count} samples are longer than a row and never drawn"
         for name, count in statistics["too_long"].items()
+        if count
+    ]
+    lines += [
+        f"source {name}: {count} samples are shortened to fit a row (data.long_samples)"
+        for name, count in statistics["shortened"].items()
         if count
     ]
     lines += [

@@ -54,6 +54,8 @@ class DatasetLengths:
         self.dataset, self.label, self.source, self.geometry, self.policy = dataset, label, source, geometry, policy
         self.starts = dataset.starts
         self.folder = counts_folder(dataset, chat)
+        self.shortened = 0
+        """Samples read so far that fit a row only by the policy: pictures shrunk, or text cut."""
         self._unstored = ensure_counts(dataset, chat, progress=progress)
         self.identity = {
             "dataset": dataset.identity[:16],
@@ -116,6 +118,7 @@ class DatasetLengths:
         fitted = fit_sample(sizes, text, runs, last, self.geometry, policy.length, policy.long_samples)
         if fitted is None:
             return TOO_LONG, 0, 0, 0
+        self.shortened += 1
         return fitted.tokens, fitted.label_tokens, fitted.visual_tokens, fitted.patches
 
     # ---- bytes ---------------------------------------------------------------------------------------------

@@ -321,3 +321,19 @@ def test_statistics_of_packing(world: Path) -> None:
     several = sum(count for pictures, count in figures["pictures_per_sample"].items() if int(pictures) > 1)
     assert several / figures["samples"] >= 0.25
     assert figures["rows"] == 32 and "32" in pack_table(figures)
+
+
+@pytest.mark.parametrize("policy", ["reject", "shrink-image", "truncate-text"])
+def test_samples_longer_than_a_row_go_by_the_policy(policy: str, world: Path) -> None:
+    """Rows of 24 positions: what is planned is what is collated, and what was left out or shortened is counted."""
+    recipe = train_recipe(world, long_samples=policy, packing={"length": 24, "rows_per_step": 6, "window_steps": 3})
+    figures = pack_statistics(recipe)
+    rejected, shortened = sum(figures["too_long"].values()), sum(figures["shortened"].values())
+    assert (rejected > 0 and shortened == 0) if policy == "reject" else shortened > 0
+    made = Loader(recipe)
+    for step in range(6):
+        planned, batches = made.plan.step(step), made.build(step)
+        infos = [info for batch in batches for info in batch.rows]
+        for info, row in zip(infos, planned.rows(), strict=True):
+            assert (info.tokens, info.labels, info.visual) == (row.tokens.sum(), row.labels.sum(), row.visual.sum())
+            assert not any("filler" in sample for sample in info.samples), info.samples
