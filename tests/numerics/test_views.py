@@ -22,7 +22,9 @@ def test_packing_does_not_matter(kind: str, pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tiles", "anyres"])
-@pytest.mark.parametrize(("ranks", "options"), [(2, {"zero": 3}), (2, {"zero": 3, "tp": 2})], ids=["zero3", "zero3-tp2"])
+@pytest.mark.parametrize(
+    ("ranks", "options"), [(2, {"zero": 3}), (2, {"zero": 3, "tp": 2})], ids=["zero3", "zero3-tp2"]
+)
 def test_ranks_agree_with_one(kind: str, ranks: int, options: dict, pool: Pool) -> None:
     """Rows without pictures among them: every rank runs encoder, projector and newline equally often."""
     alone = pool.run(CASE, 1, kind=kind, steps=3)[0]["losses"]
