@@ -18,7 +18,7 @@ ABOUT = """From pairs of pictures and text to a model that answers questions abo
   start   demo        the whole job on real data, about ten minutes on two cores
           recipes     list, show, copy and compare recipes
           inspect     one sample as the model sees it
-  data    data build | verify | show | tokenizer | pack | stream
+  data    data build | index | verify | show | tokenizer | pack | stream
   run     train       a recipe's stage
           evaluate    scores of a run against what a blind model can do
           generate    an answer about your picture

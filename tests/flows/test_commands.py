@@ -35,10 +35,11 @@ def verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]
 
 
 VERBS = verbs(make_parser())
-WRITERS = ["demo", "data build", "data tokenizer", "train", "evaluate", "report", "recipes", "data show"]
+WRITERS = ["demo", "data build", "data index", "data tokenizer", "train", "evaluate", "report", "recipes", "data show"]
 READERS = [
     "recipes",
     "inspect",
+    "data index",
     "data verify",
     "data show",
     "data pack",
