@@ -81,7 +81,7 @@ class ReadConfig(Config):
     cache_gb: float = Field(100.0, gt=0, description="most that the cache holds")
     connections: int = Field(32, ge=1, description="ranged requests in flight of one process")
     hedge_seconds: float | None = Field(
-        None, gt=0, description="a request that takes longer is asked a second time; none: 1.5 times what 95 of 100 take"
+        None, gt=0, description="a request that takes longer is asked a second time; none: three times the median"
     )
     retry_seconds: float = Field(
         120.0,
