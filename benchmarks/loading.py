@@ -41,7 +41,28 @@ def make(copies: int = 10) -> None:
     photos.mkdir(parents=True)
     corpus = build_corpus.mixed()
     random = np.random.default_rng(0)
-    words = ["a", "photo", "of", "the", "old", "red", "house", "by", "sea", "with", "two", "trees", "and", "some", "people", "who", "look", "at", "small", "boats"]
+    words = [
+        "a",
+        "photo",
+        "of",
+        "the",
+        "old",
+        "red",
+        "house",
+        "by",
+        "sea",
+        "with",
+        "two",
+        "trees",
+        "and",
+        "some",
+        "people",
+        "who",
+        "look",
+        "at",
+        "small",
+        "boats",
+    ]
     for copy in range(copies):
         for name in corpus.files:
             stem = f"{copy:02d}-{Path(name).stem}"

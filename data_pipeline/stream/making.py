@@ -114,7 +114,9 @@ class Maker:
                 encoded = self._from_cache(source, index, len(sizes))
                 planned_layout = self._layout(encoded, sizes, planned)
                 assert self.features is not None
-                return Ready(encoded, sizes, features=self.features.get(source, index), info=info, planned=planned_layout)
+                return Ready(
+                    encoded, sizes, features=self.features.get(source, index), info=info, planned=planned_layout
+                )
             encoded = self.chat.encode(stored.conversation, len(sizes))
             planned_layout = self._layout(encoded, sizes, planned)
             images = [decode(data) for data in stored.images]
