@@ -1,23 +1,29 @@
-"""The index of a shard as arrays, read when it is needed, and only the rows that are."""
+"""The index of a shard as columns, read when it is needed; only blocks that are drawn from become Python's objects."""
 
 import io
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from configs.errors import UserError
-from data_pipeline.storage import exists, is_remote, join, read_bytes
+from data_pipeline.storage import join
+from data_pipeline.stream.read.local import patiently
 from data_pipeline.stream.read.members import Place
 
+T = TypeVar("T")
 KEPT_BYTES = 64 << 20
-"""Arrays of indexes that a process holds; the longest unused go first."""
+"""Columns of indexes that a process holds, and as much again of files fetched; the longest unused go first."""
 OPEN_FILES = 256
+BLOCK_ROWS = 64
+"""Rows that become objects together: a chunk of the draw order, so that all of them are used."""
+KEPT_BLOCKS = 512
 COLUMNS = (
     "key",
     "json_offset",
@@ -33,119 +39,173 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Neighbouring rows of an index. Pictures of row i are images[starts[i]:starts[i + 1]]; members are (offset, size, hash)."""
+class Block(NamedTuple):
+    """Neighbouring rows of a shard, from row `first` on."""
 
     first: int
-    keys: list[str]
-    json: list[tuple[int, int, int]]
-    headers: list[int]
-    text_from: list[str]
-    starts: list[int]
-    images: list[tuple[int, int, int]]
-    sizes: NDArray[np.int32]
-    """[pictures, 2] width, height."""
+    places: list[Place]
+    sizes: list[list[tuple[int, int]]]
+    """(width, height) of each picture."""
 
-    @property
-    def bytes(self) -> int:
-        """About what it holds in memory: Python's numbers take 32 bytes each."""
-        return 250 * len(self.keys) + 180 * len(self.sizes)
 
-    def place(self, row: int, tar: str) -> Place:
-        """Where the sample of a row (counted in the shard) lies."""
-        i = row - self.first
-        members = [self.images[k] for k in range(self.starts[i], self.starts[i + 1])]
-        members.append(self.json[i])
-        return Place(tar, self.keys[i], tuple(members), self.headers[i], self.text_from[i])
-
-    def picture_sizes(self, row: int) -> list[tuple[int, int]]:
-        i = row - self.first
-        return [(w, h) for w, h in self.sizes[self.starts[i] : self.starts[i + 1]].tolist()]
-
-    def hashes(self, row: int) -> list[int]:
-        i = row - self.first
-        return [hashed for _, _, hashed in self.images[self.starts[i] : self.starts[i + 1]]]
+@dataclass
+class _File:
+    parquet: pq.ParquetFile
+    ends: list[int]
+    columns: list[str]
+    bytes: int
 
 
 class Indexes:
-    """The indexes of a dataset's shards.
+    """The indexes of a dataset's shards. Safe in threads.
+
+    Args:
+        open_: what parquet reads, given the path of an index: a local path, or bytes. Raises FileNotFoundError.
+        retry_seconds: so long a failure of the storage is retried.
 
     Raises (in use):
-        UserError: an index is missing, or is not the one that the manifest speaks of.
+        UserError: an index is missing, damaged, or not the one that the manifest speaks of.
     """
 
-    def __init__(self, folder: str):
-        self.folder = folder
-        self._files: OrderedDict[str, tuple[pq.ParquetFile, list[int]]] = OrderedDict()
-        self._rows: OrderedDict[tuple[str, int], Rows] = OrderedDict()
-        self._bytes = 0
+    def __init__(self, folder: str, open_: Callable[[str], str | bytes], retry_seconds: float):
+        self.folder, self._source, self._seconds = folder, open_, retry_seconds
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, int], Block] = OrderedDict()
+        self._file_bytes = self._group_bytes = 0
+        self._lock = threading.Lock()
 
-    def rows(self, shard: str, samples: int, row: int) -> Rows:
-        """The block of a shard of `samples` samples that holds row `row`."""
-        file, ends = self._open(shard, samples)
-        group = bisect_right(ends, row)
+    def block(self, shard: str, samples: int, row: int, tar: str) -> Block:
+        """The block that holds row `row` of a shard of `samples` samples, whose bytes are in `tar`."""
+        key = (shard, row // BLOCK_ROWS)
+        with self._lock:
+            found = self._blocks.get(key)
+            if found is None:
+                first = row - row % BLOCK_ROWS
+                found = self._reading(shard, lambda: self._made(shard, samples, first, tar))
+                self._blocks[key] = found
+                if len(self._blocks) > KEPT_BLOCKS:
+                    self._blocks.popitem(last=False)
+            else:
+                self._blocks.move_to_end(key)
+            return found
+
+    def unopened(self, shards: Iterable[str]) -> list[str]:
+        """Of some shards those whose index is not at hand."""
+        with self._lock:
+            return [shard for shard in shards if shard not in self._files]
+
+    def path(self, shard: str) -> str:
+        return join(self.folder, f"{shard}.index.parquet")
+
+    def table(self, shard: str, samples: int) -> pa.Table:
+        """The whole index of a shard, as it is stored."""
+        with self._lock:
+            return self._reading(shard, lambda: self._open(shard, samples).parquet.read())
+
+    def add(self, shard: str, samples: int, data: str | bytes) -> None:
+        """Open an index that was brought already."""
+        with self._lock:
+            if shard not in self._files:
+                self._reading(shard, lambda: self._opened(shard, samples, data))
+
+    # ---- under the lock ------------------------------------------------------------------------------------
+
+    def _made(self, shard: str, samples: int, first: int, tar: str) -> Block:
+        block = Block(first, [], [])
+        file = self._open(shard, samples)
+        at, last = first, min(first + BLOCK_ROWS, samples)
+        while at < last:
+            group = bisect_right(file.ends, at)
+            begin = file.ends[group - 1] if group else 0
+            stop = min(last, file.ends[group])
+            _fill(block, self._group(shard, file, group).slice(at - begin, stop - at), tar)
+            at = stop
+        return block
+
+    def _group(self, shard: str, file: _File, group: int) -> pa.Table:
         key = (shard, group)
-        found = self._rows.get(key)
-        if found is None:
-            first = ends[group - 1] if group else 0
-            found = _rows(file.read_row_group(group, columns=self._columns(file)), first)
-            self._rows[key] = found
-            self._bytes += found.bytes
-            while self._bytes > KEPT_BYTES and len(self._rows) > 1:
-                self._bytes -= self._rows.popitem(last=False)[1].bytes
-        else:
-            self._rows.move_to_end(key)
+        found = self._groups.get(key)
+        if found is not None:
+            self._groups.move_to_end(key)
+            return found
+        found = self._reading(
+            shard, lambda: file.parquet.read_row_group(group, columns=file.columns, use_threads=False)
+        )
+        self._groups[key] = found
+        self._group_bytes += found.get_total_buffer_size()
+        while self._group_bytes > KEPT_BYTES and len(self._groups) > 1:
+            self._group_bytes -= self._groups.popitem(last=False)[1].get_total_buffer_size()
         return found
 
-    def _open(self, shard: str, samples: int) -> tuple[pq.ParquetFile, list[int]]:
+    def _open(self, shard: str, samples: int) -> _File:
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
-        path = join(self.folder, f"{shard}.index.parquet")
-        if not exists(path):
-            raise UserError(f"{path} is missing: the dataset is damaged; run `looksay data verify {self.folder}`")
-        file = pq.ParquetFile(io.BytesIO(read_bytes(path)) if is_remote(path) else path)
-        meta = file.metadata
+        return self._reading(shard, lambda: self._opened(shard, samples, self._source(self.path(shard))))
+
+    def _opened(self, shard: str, samples: int, data: str | bytes) -> _File:
+        parquet = pq.ParquetFile(io.BytesIO(data) if isinstance(data, bytes) else data)
+        meta = parquet.metadata
         if meta.num_rows != samples:
             raise UserError(
-                f"{path} has {meta.num_rows} samples, the manifest says {samples}: run `looksay data verify`"
+                f"{self.path(shard)} has {meta.num_rows} samples, the manifest says {samples}: run `looksay data verify`"
             )
         ends = list(accumulate(meta.row_group(n).num_rows for n in range(meta.num_row_groups)))
-        self._files[shard] = (file, ends)
-        if len(self._files) > OPEN_FILES:
-            self._files.popitem(last=False)[1][0].close()
-        return file, ends
+        names = set(parquet.schema_arrow.names)
+        held = len(data) if isinstance(data, bytes) else 0
+        file = _File(parquet, ends, [name for name in COLUMNS if name in names], held)
+        self._files[shard] = file
+        self._file_bytes += held
+        while len(self._files) > 1 and (len(self._files) > OPEN_FILES or self._file_bytes > KEPT_BYTES):
+            old = self._files.popitem(last=False)[1]
+            self._file_bytes -= old.bytes
+            old.parquet.close()
+        return file
 
-    @staticmethod
-    def _columns(file: pq.ParquetFile) -> list[str]:
-        names = set(file.schema_arrow.names)
-        return [name for name in COLUMNS if name in names]
+    def _reading(self, shard: str, read: Callable[[], T]) -> T:
+        path, remedy = self.path(shard), f"the dataset is damaged; run `looksay data verify {self.folder}`"
+
+        def checked() -> T:
+            try:
+                return read()
+            except (FileNotFoundError, UserError):
+                raise
+            except (ValueError, pa.ArrowException, KeyError, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # the system's; arrow's own about the bytes have no number
+                said = (str(error).splitlines() or [""])[0][:200]
+                raise UserError(f"{path} is no index ({said}): {remedy}") from None
+
+        try:
+            return patiently(path, self._seconds, checked)
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: {remedy}") from None
 
 
-def _rows(table: Any, first: int) -> Rows:
-    def plain(name: str) -> list[int]:
-        values: list[int] = table.column(name).to_pylist()
-        return values
+def _fill(block: Block, rows: pa.Table, tar: str) -> None:
+    """Add rows to a block."""
+    columns = {name: _joined(rows.column(name)) for name in rows.column_names}
+    starts = columns["image_offset"].offsets.to_numpy()
+    starts = (starts - starts[0]).tolist()
 
-    lists = {}
-    for name in ("image_offset", "image_size", "image_hash", "width", "height"):
-        lists[name] = table.column(name).combine_chunks()
-    counts = lists["image_offset"]
-    starts = np.asarray(counts.offsets, np.int64)
-    starts = starts - starts[0]
-    flat = {name: column.flatten() for name, column in lists.items()}
-    sizes = np.stack([np.asarray(flat["width"], np.int32), np.asarray(flat["height"], np.int32)], 1).reshape(-1, 2)
-    known = "header_hash" in table.column_names
-    return Rows(
-        first,
-        table.column("key").to_pylist(),
-        list(zip(plain("json_offset"), plain("json_size"), plain("json_hash"), strict=True)),
-        [value or 0 for value in table.column("header_hash").to_pylist()] if known else [0] * table.num_rows,
-        [kind or "" for kind in table.column("text_from").to_pylist()]
-        if "text_from" in table.column_names
-        else [""] * table.num_rows,
-        starts.tolist(),
-        list(zip(*(flat[name].to_pylist() for name in ("image_offset", "image_size", "image_hash")), strict=True)),
-        sizes,
-    )
+    def flat(name: str) -> Any:
+        return columns[name].flatten().to_numpy().tolist()
+
+    def plain(name: str) -> Any:
+        return columns[name].to_numpy().tolist()
+
+    images = list(zip(flat("image_offset"), flat("image_size"), flat("image_hash"), strict=True))
+    sizes = list(zip(flat("width"), flat("height"), strict=True))
+    texts = list(zip(plain("json_offset"), plain("json_size"), plain("json_hash"), strict=True))
+    nothing = [None] * rows.num_rows
+    headers = columns["header_hash"].to_pylist() if "header_hash" in columns else nothing
+    kinds = columns["text_from"].to_pylist() if "text_from" in columns else nothing
+    for n, key in enumerate(columns["key"].to_pylist()):
+        a, b = starts[n], starts[n + 1]
+        block.places.append(Place(tar, key, (*images[a:b], texts[n]), headers[n] or 0, kinds[n] or ""))
+        block.sizes.append(sizes[a:b])
+
+
+def _joined(column: pa.ChunkedArray) -> Any:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

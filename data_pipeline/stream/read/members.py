@@ -14,11 +14,15 @@ Bytes = bytes | memoryview
 
 
 class BadSample(ValueError):
-    """A sample whose *bytes* are wrong (hash, JSON, picture): the same on every rank and every time."""
+    """A sample whose *bytes* are wrong (hash, JSON, picture): the same on every rank and every time.
 
-    def __init__(self, shard: str, key: str, start: int, end: int, reason: str):
+    `in_place`: its tar headers are where the index says, so that nothing moved and it is no use to look elsewhere.
+    """
+
+    def __init__(self, shard: str, key: str, start: int, end: int, reason: str, in_place: bool = False):
         super().__init__(f"sample {key} of {shard} (bytes {start}-{end}): {reason}")
         self.shard, self.key, self.start, self.end, self.reason = shard, key, start, end, reason
+        self.in_place = in_place
 
 
 class Place(NamedTuple):
@@ -44,12 +48,12 @@ class Place(NamedTuple):
         last = max(self.members)
         return last[0] + last[1]
 
-    def bad(self, reason: str, member: int | None = None) -> BadSample:
+    def bad(self, reason: str, member: int | None = None, in_place: bool = False) -> BadSample:
         """The sample's own error, with the range of a member or of all of it."""
         if member is None:
-            return BadSample(self.tar, self.key, self.start, self.end, reason)
+            return BadSample(self.tar, self.key, self.start, self.end, reason, in_place)
         offset, size, _ = self.members[member]
-        return BadSample(self.tar, self.key, offset, offset + size, reason)
+        return BadSample(self.tar, self.key, offset, offset + size, reason, in_place)
 
 
 @dataclass
@@ -95,12 +99,17 @@ def cut(place: Place, data: Bytes, start: int, check: bool) -> StoredSample | Ba
         at = offset - start
         member = data[at : at + size]
         if len(member) != size:
-            return place.bad("the tar ends before it", number)
+            return place.bad("the tar ends before it", number, _in_place(place, data, start))
         if check:
             if digest(member) != hashed:
-                return place.bad("the bytes do not have their hash", number)
+                return place.bad("the bytes do not have their hash", number, _in_place(place, data, start))
             headers.append(data[at - BLOCK : at])
         found.append(member)
     if check and place.headers and digest(b"".join(headers)) != place.headers:
-        return place.bad("its tar headers are not those of the index")
+        return place.bad("its tar headers are not those of the index", in_place=True)
     return StoredSample(place, found[:-1], found[-1])
+
+
+def _in_place(place: Place, data: Bytes, start: int) -> bool:
+    headers = b"".join([data[offset - start - BLOCK : offset - start] for offset, _, _ in place.members])
+    return bool(place.headers) and digest(headers) == place.headers

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline.stream.read import rescue
 from data_pipeline.stream.read.dataset import BadSample, Dataset
 from data_pipeline.stream.read.members import BLOCK, Place
 
@@ -86,3 +87,46 @@ def test_checksums_can_be_left_out(checksums: bool, folder: Path, tmp_path: Path
     (copy / "00000.tar").write_bytes(spoiled)
     found = Dataset(str(copy), ReadConfig(checksums=checksums)).read_many([5])[0]
     assert isinstance(found, BadSample) == checksums
+
+
+def test_a_tar_is_searched_only_where_something_moved(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "data"))
+    whole, place = (copy / "00001.tar").read_bytes(), Dataset(str(folder)).place(25)
+    for kind, searches in (("payload flip", 0), ("header flip", 0), ("member cut", 1)):
+        (copy / "00001.tar").write_bytes(damage(kind, whole, place, np.random.default_rng(1)))
+        dataset = Dataset(str(copy))
+        found = dataset.read_many(range(60))
+        assert [n for n, what in enumerate(found) if isinstance(what, BadSample)] == [25]
+        assert dataset._searched.cache_info().misses == searches, kind
+
+
+@pytest.mark.parametrize("checked", ["mapped", "read"])
+@pytest.mark.parametrize("kind", ["member cut", "header cut", "payload cut"])
+def test_a_search_looks_through_windows(
+    kind: str, checked: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Headers that lie across the end of a window are found, and found once."""
+    copy = Path(shutil.copytree(folder, tmp_path / "data"))
+    whole, place = (copy / "00001.tar").read_bytes(), Dataset(str(folder)).place(25)
+    for window in (513, 777, 4096):
+        monkeypatch.setattr(rescue, "WINDOW", window)
+        (copy / "00001.tar").write_bytes(damage(kind, whole, place, np.random.default_rng(window)))
+        dataset = Dataset(str(copy))
+        dataset._tars.risky = checked == "read"  # type: ignore[union-attr]
+        found = dataset.read_many(range(60))
+        assert [n for n, what in enumerate(found) if isinstance(what, BadSample)] == [25]
+        there = list(dataset._searched(str(copy / "00001.tar")).places.values())
+        assert all(len(set(members)) == len(members) for members in there)
+
+
+def test_a_text_that_moved_is_found_too(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "data"))
+    whole, place = (copy / "00001.tar").read_bytes(), Dataset(str(folder)).place(25)
+    (copy / "00001.tar").write_bytes(damage("member cut", whole, place, np.random.default_rng(0)))
+    dataset, reference = Dataset(str(copy)), Dataset(str(folder))
+    for number in range(20, 40):
+        if number == 25:
+            with pytest.raises(BadSample):
+                dataset.conversation(number)
+        else:
+            assert dataset.conversation(number) == reference.conversation(number)

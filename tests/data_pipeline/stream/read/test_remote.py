@@ -1,8 +1,12 @@
 """Samples over the network: few requests, slow ones asked twice, failures retried, and damage told from bad luck."""
 
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from data_pipeline import storage
 from data_pipeline.stream.read.dataset import BadSample, Dataset, StoredSample
 from data_pipeline.stream.read.members import Place
 from data_pipeline.stream.read.remote import GAP, LARGEST, RemoteTars, spans
+from data_pipeline.stream.read.threads import Threads
 from tests.support.fault_proxy import Fault, FaultProxy, spoiling
 from tests.support.s3_server import S3Server
 
@@ -116,11 +121,57 @@ def test_a_worn_cache_never_makes_a_bad_sample(folder: Path, remote: str, tmp_pa
     here, config = Dataset(str(folder)), ReadConfig(cache=str(tmp_path))
     Dataset(remote, config).read_many(range(60))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 60
+    assert len(files) == 60 + 3, "60 samples and 3 indexes"
     for number, path in enumerate(files):
         data = bytearray(path.read_bytes())
-        data[(len(data) * number) // 60] ^= 16
+        data[(len(data) * number) // 63] ^= 16
         path.write_bytes(data if number % 3 else data[: len(data) // 2])
     # Also without checksums elsewhere: the disk is not what the user chose to trust.
     found = Dataset(remote, config.model_copy(update={"checksums": False})).read_many(range(60))
     assert all(map(same, found, here.read_many(range(60))))
+
+
+def test_a_slow_index_is_asked_for_again_too(folder: Path, remote: str, s3: S3Server) -> None:
+    here, config = Dataset(str(folder)), ReadConfig(hedge_seconds=0.3)
+    with through(s3, *(Fault("slow", f"0000{n}.index", times=1, seconds=10.0) for n in range(3))):
+        there = Dataset(remote, config)
+        start = time.monotonic()
+        assert all(map(same, there.read_many(range(60)), here.read_many(range(60))))
+        assert time.monotonic() - start < 5.0, "it waited for the slow answers"
+
+
+def test_indexes_are_on_the_nodes_disk_and_a_worn_one_is_fetched(
+    folder: Path, remote: str, s3: S3Server, tmp_path: Path
+) -> None:
+    config = ReadConfig(cache=str(tmp_path))
+    Dataset(remote, config).key(25)
+    (kept,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    with through(s3) as proxy:
+        assert Dataset(remote, config).key(25) == f"{25:012d}" and proxy.count(".index") == 0
+        data = bytearray(kept.read_bytes())
+        data[len(data) // 2] ^= 1
+        kept.write_bytes(data)
+        assert Dataset(remote, config).key(25) == f"{25:012d}" and proxy.count(".index") == 1
+
+
+def test_a_process_ends_although_the_storage_hangs() -> None:
+    code = "import time, sys; from data_pipeline.stream.read.threads import Threads; "
+    code += "Threads(4, 'x').submit(lambda: time.sleep(300)); print('done')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "done\n"
+
+
+def test_threads_give_results_errors_and_go_with_their_owner() -> None:
+    threads = Threads(3, "gone")
+    answers = [threads.submit(partial(divmod, 7, n % 4)) for n in range(40)]
+    for n, answer in enumerate(answers):
+        if n % 4:
+            assert answer.result(10) == divmod(7, n % 4)
+        else:
+            assert isinstance(answer.exception(10), ZeroDivisionError)
+    mine = [thread for thread in threading.enumerate() if thread.name.startswith("gone-")]
+    assert 1 <= len(mine) <= 3
+    del threads
+    for thread in mine:
+        thread.join(10)
+        assert not thread.is_alive()
