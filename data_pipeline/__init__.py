@@ -13,6 +13,7 @@ The two halves meet only at the files in the middle, never in each other's code.
 
 sample.py    what a sample is, and what a rejected row leaves behind
 shard.py     one WebDataset tar and the index that makes it randomly readable
+tar_scan.py  headers of a damaged tar, wherever they begin
 shard_table.py  the shards of a dataset as columns
 manifest.py  manifest.json, written last: its presence means that the dataset is whole
 storage.py   bytes in and out, local or fsspec; a write is whole or not there

@@ -26,6 +26,7 @@ units.py       one unit of work: rows -> outcomes, committed as one file
 making.py      rows of a unit on their way to their outcomes
 unit_file.py   that file
 dedup/         which samples are duplicates, over all units
+tar_groups.py  members of a tar by key, going on behind damage
 adopt.py       tars of others, indexed where they are
 cut.py         units in input order -> shards with equal counts
 tasks.py       tasks in this process or on Ray: bounded, repeated, doubled

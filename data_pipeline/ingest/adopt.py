@@ -2,7 +2,7 @@
 
 Each tar is read once. Members are grouped by key as the webdataset library does; a sample has pictures and a text: KEY.txt,
 KEY.caption, or KEY.json of our own shape or with a `caption` or `text`. What has none is counted with its reason. Where a
-tar is damaged, what stands before the damage is indexed and the damage is named.
+tar is damaged, what stands before and behind the damage is indexed, and the damage is named.
 """
 
 import hashlib
@@ -24,8 +24,9 @@ from tqdm import tqdm
 from configs.errors import UserError
 from data_pipeline.ingest.header import PictureError, read_header
 from data_pipeline.ingest.sources.rows import BadRow, parse_object
-from data_pipeline.ingest.sources.tar_members import PACKED, Damaged, Member, TarReader
-from data_pipeline.ingest.sources.tars import Group, add_member, pictures_of, split_name
+from data_pipeline.ingest.sources.tar_members import PACKED, Member
+from data_pipeline.ingest.sources.tars import Group, pictures_of
+from data_pipeline.ingest.tar_groups import Lost, groups
 from data_pipeline.manifest import NAME, Generation, Manifest, write_manifest
 from data_pipeline.sample import Reject
 from data_pipeline.shard import BLOCK, INDEX_SCHEMA, OUTCOME_SCHEMA, index_bytes, table_bytes
@@ -112,16 +113,10 @@ def index_tar(path: Path) -> Indexed:
     outcomes: list[dict[str, Any]] = []
     pictures, rejected = Counter[str](), Counter[str]()
 
-    def done(group: Group) -> None:
-        row = _row(group, view)
-        outcome: dict[str, Any] = {"position": len(outcomes), "outcome": "kept"}
-        if isinstance(row, Reject):
-            rejected[f"{row.stage}/{row.reason}"] += 1
-            outcome |= {"outcome": "rejected", "stage": row.stage, "reason": row.reason, "detail": row.detail}
-        else:
-            rows.append(row)
-            pictures[str(len(row["width"]))] += 1
-        outcomes.append(outcome)
+    def reject(why: Reject) -> None:
+        rejected[f"{why.stage}/{why.reason}"] += 1
+        said = {"outcome": "rejected", "stage": why.stage, "reason": why.reason, "detail": why.detail}
+        outcomes.append({"position": len(outcomes), **said})
 
     with open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -132,15 +127,18 @@ def index_tar(path: Path) -> Indexed:
         memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if size else None
         view = memoryview(memory) if memory is not None else memoryview(b"")
         sha = hashlib.sha256(view).hexdigest()
-        damage = _groups(TarReader(stream, size, seekable=True), done)
-    if damage is not None:
-        rejected["source/tar_damaged"] += 1
-        reject = {
-            "stage": "source",
-            "reason": "tar_damaged",
-            "detail": f"{path.name} at byte {damage.offset}: {damage}",
-        }
-        outcomes.append({"position": len(outcomes), "outcome": "rejected", **reject})
+        for found in groups(stream, view):
+            if isinstance(found, Lost):
+                lost = f"; {', '.join(found.keys)} is lost" if found.keys else ""
+                reject(Reject("source", "tar_damaged", f"{path.name} at byte {found.offset}: {found.why}{lost}"))
+                continue
+            row = _row(found, view)
+            if isinstance(row, Reject):
+                reject(row)
+                continue
+            rows.append(row)
+            pictures[str(len(row["width"]))] += 1
+            outcomes.append({"position": len(outcomes), "outcome": "kept"})
     index = index_bytes(pa.Table.from_pylist(rows, SCHEMA))
     told = table_bytes(pa.Table.from_pylist(outcomes, OUTCOME_SCHEMA))
     base = str(path)[: -len(".tar")]
@@ -148,26 +146,6 @@ def index_tar(path: Path) -> Indexed:
     put(f"{base}.outcomes.parquet", told)
     hashes = {"tar": sha, "index": hashlib.sha256(index).hexdigest(), "outcomes": hashlib.sha256(told).hexdigest()}
     return Indexed(ShardEntry(path.stem, len(rows), len(outcomes), size, hashes), pictures, rejected)
-
-
-def _groups(reader: TarReader, done: Any) -> Damaged | None:
-    """Hand over each whole group of members; returns where the tar cannot be read on."""
-    group: Group | None = None
-    try:
-        for member in reader.members(lambda name, size: False):
-            named = split_name(member.name)
-            if named is None:
-                continue
-            if group is None or group.key != named[0]:
-                if group is not None:
-                    done(group)
-                group = Group(named[0])
-            add_member(group, named[1], member)
-    except Damaged as error:
-        return error
-    if group is not None:
-        done(group)
-    return None
 
 
 def _row(group: Group, view: memoryview) -> dict[str, Any] | Reject:

@@ -6,11 +6,13 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise, repeat
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from configs.errors import UserError
 from data_pipeline.storage import join
@@ -37,6 +39,7 @@ COLUMNS = (
     "header_hash",
     "text_from",
 )
+LISTS = ("image_offset", "image_size", "image_hash", "width", "height")
 
 
 class Block(NamedTuple):
@@ -46,6 +49,18 @@ class Block(NamedTuple):
     places: list[Place]
     sizes: list[list[tuple[int, int]]]
     """(width, height) of each picture."""
+
+
+class _Columns(NamedTuple):
+    """A row group. Pictures of row i are starts[i] ... starts[i + 1] - 1 of each of `lists`."""
+
+    keys: pa.StringArray
+    kinds: pa.StringArray
+    headers: NDArray[np.uint64]
+    texts: list[NDArray[Any]]
+    starts: NDArray[np.int64]
+    lists: dict[str, NDArray[Any]]
+    bytes: int
 
 
 @dataclass
@@ -70,7 +85,7 @@ class Indexes:
     def __init__(self, folder: str, open_: Callable[[str], str | bytes], retry_seconds: float):
         self.folder, self._source, self._seconds = folder, open_, retry_seconds
         self._files: OrderedDict[str, _File] = OrderedDict()
-        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[str, int], _Columns] = OrderedDict()
         self._blocks: OrderedDict[tuple[str, int], Block] = OrderedDict()
         self._file_bytes = self._group_bytes = 0
         self._lock = threading.Lock()
@@ -119,23 +134,23 @@ class Indexes:
             group = bisect_right(file.ends, at)
             begin = file.ends[group - 1] if group else 0
             stop = min(last, file.ends[group])
-            _fill(block, self._group(shard, file, group).slice(at - begin, stop - at), tar)
+            _fill(block, self._group(shard, file, group), at - begin, stop - begin, tar)
             at = stop
         return block
 
-    def _group(self, shard: str, file: _File, group: int) -> pa.Table:
+    def _group(self, shard: str, file: _File, group: int) -> _Columns:
         key = (shard, group)
         found = self._groups.get(key)
         if found is not None:
             self._groups.move_to_end(key)
             return found
-        found = self._reading(
+        table = self._reading(
             shard, lambda: file.parquet.read_row_group(group, columns=file.columns, use_threads=False)
         )
-        self._groups[key] = found
-        self._group_bytes += found.get_total_buffer_size()
+        found = self._groups[key] = _columns(table)
+        self._group_bytes += found.bytes
         while self._group_bytes > KEPT_BYTES and len(self._groups) > 1:
-            self._group_bytes -= self._groups.popitem(last=False)[1].get_total_buffer_size()
+            self._group_bytes -= self._groups.popitem(last=False)[1].bytes
         return found
 
     def _open(self, shard: str, samples: int) -> _File:
@@ -183,29 +198,31 @@ class Indexes:
             raise UserError(f"{path} is missing: {remedy}") from None
 
 
-def _fill(block: Block, rows: pa.Table, tar: str) -> None:
-    """Add rows to a block."""
-    columns = {name: _joined(rows.column(name)) for name in rows.column_names}
-    starts = columns["image_offset"].offsets.to_numpy()
-    starts = (starts - starts[0]).tolist()
-
-    def flat(name: str) -> Any:
-        return columns[name].flatten().to_numpy().tolist()
-
-    def plain(name: str) -> Any:
-        return columns[name].to_numpy().tolist()
-
-    images = list(zip(flat("image_offset"), flat("image_size"), flat("image_hash"), strict=True))
-    sizes = list(zip(flat("width"), flat("height"), strict=True))
-    texts = list(zip(plain("json_offset"), plain("json_size"), plain("json_hash"), strict=True))
-    nothing = [None] * rows.num_rows
-    headers = columns["header_hash"].to_pylist() if "header_hash" in columns else nothing
-    kinds = columns["text_from"].to_pylist() if "text_from" in columns else nothing
-    for n, key in enumerate(columns["key"].to_pylist()):
-        a, b = starts[n], starts[n + 1]
-        block.places.append(Place(tar, key, (*images[a:b], texts[n]), headers[n] or 0, kinds[n] or ""))
-        block.sizes.append(sizes[a:b])
+def _columns(rows: pa.Table) -> _Columns:
+    found = {name: _joined(rows.column(name)) for name in rows.column_names}
+    lists = {name: found[name].flatten().to_numpy() for name in LISTS}
+    offsets = found["image_offset"].offsets.to_numpy().astype(np.int64)
+    headers = found.get("header_hash", pa.nulls(rows.num_rows, pa.uint64())).fill_null(0).to_numpy()
+    kinds = found.get("text_from", pa.nulls(rows.num_rows, pa.string())).fill_null("")
+    texts = [found[name].to_numpy() for name in ("json_offset", "json_size", "json_hash")]
+    size = rows.get_total_buffer_size() + offsets.nbytes
+    return _Columns(found["key"], kinds, headers, texts, offsets - offsets[0], lists, size)
 
 
 def _joined(column: pa.ChunkedArray) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _fill(block: Block, rows: _Columns, first: int, last: int, tar: str) -> None:
+    """Add rows first ... last - 1 of a group to a block."""
+    starts = rows.starts[first : last + 1].tolist()
+    a, b = starts[0], starts[-1]
+    lists = {name: values[a:b].tolist() for name, values in rows.lists.items()}
+    images = list(zip(lists["image_offset"], lists["image_size"], lists["image_hash"], strict=True))
+    sizes = list(zip(lists["width"], lists["height"], strict=True))
+    texts = list(zip(*(values[first:last].tolist() for values in rows.texts), strict=True))
+    spans = [(start - a, end - a) for start, end in pairwise(starts)]
+    members = [(*images[i:j], text) for (i, j), text in zip(spans, texts, strict=True)]
+    keys, kinds = (column.slice(first, last - first).to_pylist() for column in (rows.keys, rows.kinds))
+    block.places.extend(map(Place, repeat(tar), keys, members, rows.headers[first:last].tolist(), kinds))
+    block.sizes.extend([sizes[i:j] for i, j in spans])

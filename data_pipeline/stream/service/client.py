@@ -18,7 +18,7 @@ ANSWER_SECONDS = 1800.0
 
 
 class PlanProcess:
-    """The planner's process: started here, ended by `close`.
+    """The planner's process: started here; after `close` it ends with its last client, at the latest with this process.
 
     Args:
         log, write: plan.log of the run, and whether it is appended to.
@@ -42,7 +42,8 @@ class PlanProcess:
         return PlanClient(self.address, self.fingerprint, self)
 
     def close(self) -> None:
-        self._child.kill()  # it holds nothing that could be lost
+        """Let it end as soon as no rank of this node is connected: others may have a step to go."""
+        self._child.link.close()
 
 
 class PlanClient:

@@ -68,7 +68,23 @@ class Service:
                     self.planner.window(window)
 
 
-def serve(service: Service, listener: socket.socket) -> None:
+class Clients:
+    """How many ranks are connected."""
+
+    def __init__(self) -> None:
+        self._count, self._changed = 0, threading.Condition()
+
+    def add(self, number: int) -> None:
+        with self._changed:
+            self._count += number
+            self._changed.notify_all()
+
+    def wait_until_none(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._count == 0)
+
+
+def serve(service: Service, listener: socket.socket, clients: Clients) -> None:
     """Answer clients, a thread each."""
     while True:
         link, _ = listener.accept()
@@ -76,21 +92,24 @@ def serve(service: Service, listener: socket.socket) -> None:
         if uid != os.getuid():
             link.close()
             continue
-        threading.Thread(target=_talk, args=(service, link), daemon=True).start()
+        clients.add(1)
+        threading.Thread(target=_talk, args=(service, link, clients), daemon=True).start()
 
 
-def _talk(service: Service, link: socket.socket) -> None:
-    with link:
-        while True:
-            try:
+def _talk(service: Service, link: socket.socket, clients: Clients) -> None:
+    try:
+        with link:
+            while True:
                 header, _, _ = receive(link)
-            except (EOFError, OSError):
-                return  # this rank is gone
-            try:
-                answer, body = service.answer(header)
-            except (UserError, RunError) as error:
-                answer, body = {"error": str(error), "kind": type(error).__name__}, b""
-            send(link, answer, body)
+                try:
+                    answer, body = service.answer(header)
+                except (UserError, RunError) as error:
+                    answer, body = {"error": str(error), "kind": type(error).__name__}, b""
+                send(link, answer, body)
+    except (EOFError, OSError):
+        return  # this rank is gone
+    finally:
+        clients.add(-1)
 
 
 def main() -> None:
@@ -108,13 +127,18 @@ def main() -> None:
         name = f"looksay-plan-{os.getuid()}-{secrets.token_hex(16)}"
         listener.bind("\0" + name)
         listener.listen(256)
-        threading.Thread(target=serve, args=(Service(planner), listener), daemon=True).start()
+        clients = Clients()
+        threading.Thread(target=serve, args=(Service(planner), listener, clients), daemon=True).start()
         send(parent, {"address": name, "fingerprint": planner.fingerprint})
-        receive(parent)  # nothing comes: it ends when the parent does
     except EOFError:
         return
     except (UserError, RunError) as error:
         send(parent, {"error": str(error), "kind": type(error).__name__})
+        return
+    try:
+        receive(parent)  # nothing comes
+    except (EOFError, OSError):
+        clients.wait_until_none()  # the rank that started it may be done before others of the node are
 
 
 if __name__ == "__main__":

@@ -10,9 +10,14 @@ import pytest
 from PIL import Image
 
 from configs.errors import UserError
+from data_pipeline.ingest import tar_groups
 from data_pipeline.ingest.adopt import adopt, picture_size
+from data_pipeline.ingest.sources.tars import Group
+from data_pipeline.ingest.tar_groups import Lost, groups
 from data_pipeline.stream.read.dataset import BadSample, Dataset
 from pretrain.cli.main import main
+from tests.data_pipeline.stream.read.test_corruption import TRIALS, damage
+from tests.support.datasets import samples, write_dataset
 
 THIRD = "\u00e4 third"
 
@@ -91,6 +96,61 @@ def test_a_cut_tar_is_indexed_up_to_the_damage(tars: Path) -> None:
     (tars / "a-0.tar").write_bytes(data[: len(data) // 2])
     totals = adopt(sorted(tars.glob("*.tar")), tars, progress=False).totals
     assert totals["rejected"]["source/tar_damaged"] == 1 and 1 < totals["kept"] < 4
+
+
+@pytest.mark.parametrize("kind", ["header cut", "payload cut", "header flip"])
+def test_indexing_goes_on_behind_damage(kind: str, tmp_path: Path) -> None:
+    """The damaged sample and at most its neighbours are lost; what is kept has its own bytes; the damage is named."""
+    whole = write_dataset(tmp_path / "whole", samples(30, 5), shard_size=30)
+    reference, data = Dataset(str(whole)), (whole / "00000.tar").read_bytes()
+    wanted = {reference.key(n): reference.read(n) for n in range(30)}
+    lost = 0
+    for trial in range(TRIALS):
+        random = np.random.default_rng(trial)
+        victim = int(random.integers(1, 29))
+        folder = tmp_path / f"{trial}"
+        folder.mkdir()
+        (folder / "x.tar").write_bytes(damage(kind, data, reference.place(victim), random))
+        totals = adopt([folder / "x.tar"], folder, progress=False).totals
+        found = Dataset(str(folder))
+        keys = {found.key(n): n for n in range(len(found))}
+        missing = [n for n in range(30) if reference.key(n) not in keys]
+        assert set(missing) <= {victim - 1, victim, victim + 1} and len(keys) == len(found), f"{trial}: {missing}"
+        assert bool(missing) == bool(totals["rejected"].get("source/tar_damaged")), f"{trial}: {totals}"
+        lost += bool(missing)
+        for key, number in keys.items():
+            one, other = found.read(number), wanted[key]
+            assert bytes(one.body) == bytes(other.body), f"{trial}: {key} has another's text"
+            assert list(map(bytes, one.images)) == list(map(bytes, other.images)), f"{trial}: {key}"
+    assert lost > 0.8 * TRIALS, "a flip in the blanks of a header changes nothing, but most damage does"
+
+
+def test_a_tar_that_only_lacks_its_end_loses_nothing(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [(f"{n:04d}.{kind}", b"x" * 100) for n in range(5) for kind in ("cls", "txt")])
+    data = (tmp_path / "a.tar").read_bytes()
+    members = 5 * 2 * 1024
+    (tmp_path / "a.tar").write_bytes(data[:members])
+    assert not data[members:].strip(b"\0")
+    found = list(groups(io.BytesIO(data[:members]), memoryview(data[:members])))
+    assert [what.key for what in found if isinstance(what, Group)] == [f"{n:04d}" for n in range(5)]
+    assert [what.offset for what in found if isinstance(what, Lost)] == [members]
+
+
+def test_tars_that_were_joined_are_indexed_to_the_end(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_tar(tmp_path / f"{name}.tar", [(f"{name}{n}.{kind}", b"x") for n in range(4) for kind in ("jpg", "txt")])
+    both = (tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes()
+    found = [what.key for what in groups(io.BytesIO(both), memoryview(both)) if isinstance(what, Group)]
+    assert found == ["a0", "a1", "a2", "b0", "b1", "b2", "b3"], "the one before the seam may lack a member"
+
+
+def test_a_tar_of_nothing_but_damage_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_groups, "MOST_DAMAGES", 5)
+    header = tarfile.TarInfo("a.txt").tobuf(tarfile.USTAR_FORMAT)
+    junk = (header + b"junk" * 200) * 100
+    found = list(groups(io.BytesIO(junk), memoryview(junk)))
+    assert len([what for what in found if isinstance(what, Lost) and what.why.startswith(("no header", "a "))]) >= 5
+    assert len(found) <= 10 and "nothing behind it is read" in str(found[-1])
 
 
 def test_a_flipped_byte_is_found_when_it_is_read(tars: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.stream.read import rescue
+from data_pipeline import tar_scan
 from data_pipeline.stream.read.dataset import BadSample, Dataset
 from data_pipeline.stream.read.members import BLOCK, Place
 
@@ -109,7 +109,7 @@ def test_a_search_looks_through_windows(
     copy = Path(shutil.copytree(folder, tmp_path / "data"))
     whole, place = (copy / "00001.tar").read_bytes(), Dataset(str(folder)).place(25)
     for window in (513, 777, 4096):
-        monkeypatch.setattr(rescue, "WINDOW", window)
+        monkeypatch.setattr(tar_scan, "WINDOW", window)
         (copy / "00001.tar").write_bytes(damage(kind, whole, place, np.random.default_rng(window)))
         dataset = Dataset(str(copy))
         dataset._tars.risky = checked == "read"  # type: ignore[union-attr]
