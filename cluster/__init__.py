@@ -11,5 +11,9 @@
 ```
 
 place.py   which rank this process is, read from torchrun's, SLURM's or our launcher's environment
+preempt.py signals and the end of the job's time set a flag
+heartbeat.py  signs of life of all ranks, and who is to blame
+warm.py    a process with the heavy imports done, of which ranks are forked
+ranks.py   ranks as processes: forked from the warm one, or started afresh
 launch.py  local ranks: a fresh port, a log each, all ended when one fails, and what that one said last
 """

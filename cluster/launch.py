@@ -1,39 +1,40 @@
 """Start ranks on this machine, watch them, and say what went wrong when one ends badly.
 
-Ranks run `python -P -m MODULE`, so that packages in the working folder do not shadow ours. Each rank's output goes to
-`LOG_DIR/rank-N.log`; rank 0's is echoed.
+Ranks come from a nursery (cluster/ranks.py), whose Python does not look into the working folder. Each rank's output goes
+to `LOG_DIR/rank-N.log`; rank 0's is echoed.
 """
 
-import ctypes
+import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.ranks import Nursery, Rank
 from configs.errors import FAILED, NO_REQUEUE, REQUEUE, USAGE, RunError
 
 LAST_LINES = 20
-GRACE_SECONDS = 10.0
+GRACE_SECONDS, AFTER_FAILURE_SECONDS = 10.0, 2.0
 CARRIED = (USAGE, REQUEUE, NO_REQUEUE)
 START = "--- start"
 LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "gloo::", "NCCL error")
-LIBC = ctypes.CDLL(None)  # loaded before any fork: a child may not wait for the loader's lock
 
 
 class RankFailure(RunError):
     """A rank ended badly. `exit_code` carries the codes that mean something (bad input, requeue, do not requeue)."""
 
     def __init__(self, rank: int, status: int, log: Path, lines: Sequence[str]):
-        self.rank, self.status, self.log = rank, status, log
+        self.rank, self.status, self.log, self.lines = rank, status, log, list(lines)
         self.exit_code = status if status in CARRIED else FAILED
         what = f"exit code {status}" if status >= 0 else f"signal {-status} ({_name_of_signal(-status)})"
+        if status == REQUEUE:
+            super().__init__((list(lines) or [f"rank {rank} asks to be started again"])[-1].removeprefix("looksay: "))
+            return
         shown = "".join(f"\n    {line}" for line in lines) or " none"
         super().__init__(f"rank {rank} ended with {what}; its last lines:{shown}\n  full log: {log}")
 
@@ -50,7 +51,7 @@ def free_port() -> int:
 
 
 def launch(
-    module: str,
+    nursery: Nursery,
     arguments: Sequence[str],
     *,
     ranks: int,
@@ -59,7 +60,7 @@ def launch(
     env: Mapping[str, str] | None = None,
     on_start: Callable[[list[int]], None] | None = None,
 ) -> None:
-    """Run `python -P -m module arguments...` as `ranks` ranks and wait for all of them.
+    """Run `ranks` ranks of a nursery and wait for all of them. SIGTERM and SIGUSR1 are passed on to them.
 
     Args:
         threads: OMP_NUM_THREADS of each rank; none leaves it.
@@ -70,45 +71,66 @@ def launch(
     folder = Path(log_dir)
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    processes: list[subprocess.Popen[bytes]] = []
+    started: list[Rank] = []
     files: list[Any] = []
     echo: threading.Thread | None = None
-    try:
-        for rank in range(ranks):
-            log = (folder / f"rank-{rank}.log").open("ab", buffering=0)
-            log.write(f"{START} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-            files.append(log)
-            out: Any = subprocess.PIPE if rank == 0 else log
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, *arguments],
-                    env=_environment(rank, ranks, port, threads, env),
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    preexec_fn=partial(_die_with_parent, os.getpid()),
-                )
-            )
-        echo = threading.Thread(target=_echo, args=(processes[0], files[0]), daemon=True)
-        echo.start()
-        if on_start is not None:
-            on_start([process.pid for process in processes])
-        failed = _wait(processes)
-    finally:
-        _end(processes)
-        if echo is not None:
-            echo.join(timeout=5)
-        for log in files:
-            log.close()
+    failed: list[int] = []
+    with _passing_on(started) as stopped:
+        try:
+            for rank in range(ranks):
+                log = (folder / f"rank-{rank}.log").open("ab", buffering=0)
+                log.write(f"{START} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+                files.append(log)
+                reader, writer = os.pipe() if rank == 0 else (None, log.fileno())
+                environment = rank_environment(rank, ranks, port, threads, env)
+                started.append(nursery.start(arguments, environment, writer))
+                if reader is not None:
+                    os.close(writer)
+                    echo = threading.Thread(target=_echo, args=(reader, log), daemon=True)
+                    echo.start()
+            if on_start is not None:
+                on_start([rank.pid for rank in started])
+            failed = _wait(started)
+        finally:
+            # Whoever waits for a peer that is gone learns nothing from waiting longer.
+            _end(started, AFTER_FAILURE_SECONDS if failed else GRACE_SECONDS)
+            if echo is not None:
+                echo.join(timeout=5)
+            for log in files:
+                log.close()
     if failed:
-        cause = _cause(failed, processes, folder)
+        cause = _cause(failed, started, folder)
         path = folder / f"rank-{cause}.log"
-        raise RankFailure(cause, processes[cause].returncode, path, last_lines(path))
+        status = REQUEUE if stopped else started[cause].returncode or FAILED
+        raise RankFailure(cause, status, path, last_lines(path))
 
 
-def _environment(
+@contextlib.contextmanager
+def _passing_on(started: list[Rank]) -> Iterator[list[int]]:
+    """SIGTERM and SIGUSR1 to this process go to its ranks, which save and end. Yields the signals that came."""
+    came: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        came.append(number)
+        for rank in started:
+            with contextlib.suppress(ProcessLookupError):  # it ended at this very moment
+                rank.signal(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came  # signals are the main thread's
+        return
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def rank_environment(
     rank: int, ranks: int, port: int, threads: int | None, more: Mapping[str, str] | None
 ) -> dict[str, str]:
+    """The environment of a local rank, as torchrun would set it."""
     env = dict(os.environ)
     env |= {
         "RANK": str(rank),
@@ -134,21 +156,14 @@ def _extensions_folder() -> str:
     return os.path.join(cache, "looksay", "torch-extensions")
 
 
-def _die_with_parent(parent: int) -> None:
-    """Linux: the kernel ends a rank when its launcher dies, however that happens."""
-    pr_set_pdeathsig = 1
-    LIBC.prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _echo(process: "subprocess.Popen[bytes]", log: Any) -> None:
+def _echo(reader: int, log: Any) -> None:
     """Copy rank 0's output to its log and to the console. A console that went away does not stop the rank."""
-    assert process.stdout is not None
     console = True
-    for line in iter(process.stdout.readline, b""):
-        log.write(line)
-        if console:
+    with os.fdopen(reader, "rb") as lines:
+        for line in lines:
+            log.write(line)
+            if not console:
+                continue
             try:
                 sys.stdout.write(line.decode(errors="replace"))
                 sys.stdout.flush()
@@ -157,7 +172,7 @@ def _echo(process: "subprocess.Popen[bytes]", log: Any) -> None:
                 log.write(f"--- the console is gone ({error}): the output goes on here only\n".encode())
 
 
-def _wait(processes: "list[subprocess.Popen[bytes]]") -> list[int]:
+def _wait(processes: list[Rank]) -> list[int]:
     """Wait for all; returns the ranks that had failed when the first was noticed and a moment after, in that order."""
     while True:
         status = [process.poll() for process in processes]
@@ -170,27 +185,24 @@ def _wait(processes: "list[subprocess.Popen[bytes]]") -> list[int]:
         time.sleep(0.05)
 
 
-def _cause(failed: list[int], processes: "list[subprocess.Popen[bytes]]", folder: Path) -> int:
+def _cause(failed: list[int], processes: list[Rank], folder: Path) -> int:
     """Of ranks that failed together: one that does not merely miss its peer; among these, one that a signal ended."""
 
     def blame(rank: int) -> tuple[bool, bool, int]:
         missing = any(mark in line for line in last_lines(folder / f"rank-{rank}.log") for mark in LOST_PEER)
-        return (missing, processes[rank].returncode >= 0, failed.index(rank))
+        return (missing, (processes[rank].returncode or 0) >= 0, failed.index(rank))
 
     return min(failed, key=blame)
 
 
-def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _end(started: list[Rank], grace: float) -> None:
+    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, GRACE_SECONDS)):
+        for rank in started:
+            with contextlib.suppress(ProcessLookupError):
+                rank.signal(number)
+        deadline = time.monotonic() + seconds
+        while any(rank.poll() is None for rank in started) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:

@@ -118,10 +118,30 @@ def table_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+INDEX_ENCODINGS = {
+    "key": "DELTA_BYTE_ARRAY",
+    "json_offset": "DELTA_BINARY_PACKED",
+    "image_offset.list.element": "DELTA_BINARY_PACKED",
+}
+
+
 def index_bytes(table: pa.Table) -> bytes:
-    """An index as parquet bytes, in groups of INDEX_GROUP rows: who wants a few neighbours reads no more."""
+    """An index as parquet bytes, in groups of INDEX_GROUP rows: who wants a few neighbours reads no more.
+
+    Offsets and keys ascend, so they are stored as differences: a third smaller than zstd over plain values, and
+    read in two thirds of the time (docs/benchmarks/reading.md).
+    """
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", row_group_size=INDEX_GROUP, write_statistics=False)
+    encodings = {name: kind for name, kind in INDEX_ENCODINGS.items() if name.split(".")[0] in table.column_names}
+    pq.write_table(
+        table,
+        sink,
+        compression="lz4",
+        use_dictionary=False,
+        column_encoding=encodings,
+        row_group_size=INDEX_GROUP,
+        write_statistics=False,
+    )
     return sink.getvalue()
 
 

@@ -5,27 +5,37 @@
            |                             |
         trainer <- starting <- stages, engine (DeepSpeed), optim <- mesh (Megatron's groups)
            |          |           |
-         loss      features     model/     checkpoint, restore
+         loss      features     model/     checkpoint/
            |
         metrics, validation -> run folder -> evaluate, generate, report/
 ```
 
 Training
 mesh.py          who we are among the ranks and on what device; the only module that knows devices
+zero_config.py   what DeepSpeed is told; parameters partitioned as they are born
 engine.py        everything DeepSpeed: birth of parameters, the step, what each rank holds
 stages.py        what trains at which rate; the freeze table
 optim.py         AdamW's groups and the learning rate over steps
 loss.py          the loss rule: a sum over the planned N, never a mean of means
 trainer.py       the training loop
+passes.py        forward, backward, update of one step
 starting.py      the start of a run on one rank, and where training is taken up
 reading.py       batches on every rank: in a TP group one reads, the others receive
 features.py      a frozen CNN's features, computed once and kept beside the dataset
-checkpoint.py    checkpoints that know no topology: written, found, pruned
-restore.py       read by name into any topology
+running.py       a recipe trained into a run folder, as far as it is not done
+commits.py       a run's checkpoints as its trainer sees them
+checkpoint/      checkpoints that know no topology: written in the background, fenced, found, read by ranges
+agree.py         small values that all ranks have to know
+guard.py         steps that are not finite, losses that leap
+audit.py         silent corruption: replicas compared, a step done twice
+stragglers.py    which rank is slow
+record.py        what a run says of itself while it trains
+goodput.py       where the time of a run went, over all its starts
 validation.py    held-out loss, and the same pictures' answers over time
 metrics.py       metrics.jsonl, TensorBoard, wandb; useful FLOPs
 memory.py        where a rank's memory goes, and what to say when it runs out
 session.py       several jobs in one start of the ranks
+restarting.py    local ranks, started again after a failure
 run_folder.py    the run folder as a contract
 provenance.py    commit, versions, system
 model/           encoder, projector, decoder, and their composition

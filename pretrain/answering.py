@@ -10,13 +10,12 @@ from configs.schema import TrainRecipe
 from data_pipeline.sample import Message
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.layout import Geometry, geometry_of
-from pretrain import checkpoint as checkpoints
+from pretrain.checkpoint.choose import find
+from pretrain.checkpoint.reading import Checkpoint, load_weights
 from pretrain.generate import Prompt
 from pretrain.mesh import Mesh
 from pretrain.model.vlm import VisionLanguageModel, make_model
 from pretrain.picture_file import read_picture
-from pretrain.restore import load_weights
-from pretrain.run_folder import step_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def open_run(spec: str, mesh: Mesh, features_only: bool = False) -> OpenRun:
     Raises:
         UserError: no such run or checkpoint.
     """
-    folder = checkpoints.find(spec)
+    chosen = find(spec)
     run = Path(spec.partition("@")[0])
     recipe = load_recipe(str(run / "config.yaml"))
     chat = Chat(recipe.data.tokenizer, recipe.data.template)
@@ -45,9 +44,9 @@ def open_run(spec: str, mesh: Mesh, features_only: bool = False) -> OpenRun:
     model = make_model(
         recipe.model, chat.vocab_size, mesh, parallel.precision, parallel.math, recipe.seed, features_only
     )
-    load_weights(folder, model, mesh)
+    load_weights(Checkpoint(chosen.folder, chosen.frozen), model, mesh)
     model.eval()
-    return OpenRun(recipe, chat, geometry_of(recipe.model), model, mesh, step_of(folder))
+    return OpenRun(recipe, chat, geometry_of(recipe.model), model, mesh, chosen.step)
 
 
 def prompt_of(opened: OpenRun, images: Sequence[str], prompt: str | None) -> Prompt:

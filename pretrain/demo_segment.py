@@ -14,8 +14,8 @@ from configs.errors import RunError
 from configs.load import dump_recipe
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
-from pretrain.checkpoint import step_folder
-from pretrain.restore import weights_sha256
+from pretrain.checkpoint.choose import folder_of
+from pretrain.checkpoint.reading import weights_sha256
 from pretrain.run_folder import steps_of
 from pretrain.session import run_jobs
 
@@ -36,7 +36,7 @@ def run_segment(root: Path, caption: TrainRecipe) -> bool:
             f"{root / 'caption'} has checkpoints of steps {saved}; the segment needs two: lower caption.checkpoint.every"
         )
     first, last = saved[-2], saved[-1]
-    expected = weights_sha256(step_folder(root / "caption", last))
+    expected = weights_sha256(folder_of(root / "caption", last))
     if (run / RESULT).exists():
         result = json.loads((run / RESULT).read_bytes())
         if (result["last"], result["expected"]) == (last, expected):
@@ -48,7 +48,7 @@ def run_segment(root: Path, caption: TrainRecipe) -> bool:
     killed = _run_and_kill(job, run, caption.parallel.ranks, first + every + max(1, every // 2))
     print(f"   rank {caption.parallel.ranks - 1} was killed at step {killed}; the same command again:", flush=True)
     run_jobs([job], caption.parallel.ranks, run / "logs")
-    found = weights_sha256(step_folder(run, last))
+    found = weights_sha256(folder_of(run, last))
     result = {
         "first": first,
         "last": last,

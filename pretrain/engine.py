@@ -5,7 +5,8 @@ over all ranks). Gradients accumulate and travel in fp32 whatever the weights ar
 """
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,65 +15,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from configs.training import ParallelConfig
-from pretrain.mesh import Mesh, has_gpu, math_dtype
+from pretrain.mesh import Mesh, math_dtype
 from pretrain.model.decoder import DecoderLayer
 from pretrain.model.inputs import Inputs
 from pretrain.model.linear import logical_of
 from pretrain.model.vlm import Output
+from pretrain.zero_config import engine_config
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
-"""fp32 weights and AdamW's two moments: what a checkpoint holds for each trained parameter."""
-
-
-def engine_config(parallel: ParallelConfig, micro_steps: int, clip: float) -> dict[str, Any]:
-    """The DeepSpeed configuration. Buckets are small: a CPU rank gains nothing from large ones."""
-    zero: dict[str, Any] = {
-        "stage": parallel.zero,
-        "overlap_comm": has_gpu(),
-        "contiguous_gradients": True,
-        "round_robin_gradients": False,
-    }
-    if parallel.zero == 3:
-        zero["stage3_param_persistence_threshold"] = parallel.persistence_threshold
-        zero["stage3_prefetch_bucket_size"] = 50_000_000
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": micro_steps,
-        "zero_optimization": zero,
-        "bf16": {"enabled": parallel.precision == "bf16"},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
-        "gradient_clipping": clip,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 2**31,
-        "wall_clock_breakdown": False,
-    }
-
-
-@contextlib.contextmanager
-def born(parallel: ParallelConfig, mesh: Mesh) -> Iterator[None]:
-    """Parameters made inside are partitioned as they are born under ZeRO-3; plain elsewhere."""
-    import deepspeed
-
-    if parallel.zero < 3:
-        yield
-        return
-    config = engine_config(parallel, 1, 0.0)
-    config["train_batch_size"] = mesh.dp_size
-    # No `dtype` argument: DeepSpeed 0.19 takes bf16 for any dtype given on a device without fp16 (an operator
-    # precedence); from the configuration it takes the right one.
-    with deepspeed.zero.Init(data_parallel_group=mesh.dp_group, config_dict_or_path=config, mpu=mesh.mpu):
-        yield
+"""fp32 weights and AdamW's two moments: what there is of each trained parameter."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What this rank holds of one parameter: elements [start, stop) of its flattened TP slice."""
+class Held:
+    """Elements [start, stop) of a parameter's flattened TP slice, and live flat views of them by kind."""
 
-    parameter: nn.Parameter
     start: int
     stop: int
+    views: dict[str, Tensor]
 
 
 class Engine:
@@ -91,6 +51,8 @@ class Engine:
 
         self.mesh, self.zero = mesh, parallel.zero
         self._norm: float | None = None
+        self.skipped = False
+        """The last update was left out, because the gradient was not finite (on all ranks alike)."""
         self._linked = False
         self.math = math_dtype(parallel.precision, parallel.math)
         config = engine_config(parallel, micro_steps, clip)
@@ -126,9 +88,23 @@ class Engine:
 
     def step(self) -> None:
         """After each micro-step; updates weights at the last one of an optimizer step."""
-        if self._plain and self.deepspeed.is_gradient_accumulation_boundary():
+        boundary = self.deepspeed.is_gradient_accumulation_boundary()
+        if self._plain and boundary:
             self._norm = self._plain_norm()
-        self.deepspeed.step()
+            self.skipped = not math.isfinite(self._norm)
+        with self._without_update() if self._plain and boundary and self.skipped else contextlib.nullcontext():
+            self.deepspeed.step()
+        if boundary and not self._plain:
+            self.skipped = bool(self.optimizer.overflow)  # it leaves such an update out by itself
+
+    @contextlib.contextmanager
+    def _without_update(self) -> Iterator[None]:
+        """DeepSpeed steps the plain optimizer whatever the gradient is."""
+        self.optimizer.step = lambda *_: None
+        try:
+            yield
+        finally:
+            del self.optimizer.step
 
     def grad_norm(self) -> float:
         """Norm of the step's whole gradient before clipping; what TP replicates is counted once."""
@@ -147,104 +123,86 @@ class Engine:
 
     # ---- what this rank holds -------------------------------------------------------------------------------
 
-    def pieces(self) -> list[Piece]:
-        """Pieces that this rank must write: each element of the model once over all ranks, ZeRO's padding never.
+    def held(self, parameter: nn.Parameter, kinds: Sequence[str]) -> Held | None:
+        """What this rank writes of a parameter: every element of the model once over all ranks, ZeRO's padding never.
 
-        ZeRO-3: this rank's flat range of each parameter. Lower stages: whole TP slices, on DP rank 0.
-        A parameter that TP does not cut is TP rank 0's.
+        The views are live. ZeRO 1 to 3: this rank's range. What data-parallel ranks hold alike (stage 0, and frozen
+        parameters below stage 3) is shared out among them. A parameter that TP does not cut is TP rank 0's.
         """
-        out = []
-        for parameter in self.module.parameters():
-            if logical_of(parameter).axis is None and self.mesh.tp_rank != 0:
-                continue
-            if self.zero == 3:
-                share = (
-                    parameter.ds_tensor.ds_numel
-                    if hasattr(parameter.ds_tensor, "ds_numel")
-                    else parameter.ds_tensor.numel()
-                )
-                start = min(self.mesh.dp_rank * share, parameter.ds_numel)
-                stop = min(start + share, parameter.ds_numel)
-            else:
-                start, stop = 0, parameter.numel() if self.mesh.dp_rank == 0 else 0
-            if stop > start:
-                out.append(Piece(parameter, start, stop))
-        return out
+        if logical_of(parameter).axis is None and self.mesh.tp_rank != 0:
+            return None
+        if self._alike(parameter):
+            share = -(-parameter.numel() // self.mesh.dp_size)
+            start = min(self.mesh.dp_rank * share, parameter.numel())
+            stop = min(start + share, parameter.numel())
+            whole = self._whole(parameter, kinds)
+            return Held(start, stop, {k: view[start:stop] for k, view in whole.items()}) if stop > start else None
+        return self._range(parameter, kinds)
 
-    def get(self, parameter: nn.Parameter, kind: str) -> Tensor:
-        """This rank's flat fp32 values of `kind` (with padding under ZeRO-3; a frozen parameter has `master` only).
+    def wanted(self, parameter: nn.Parameter, kinds: Sequence[str]) -> list[Held]:
+        """What this rank has to be given of a parameter to resume; `weights_follow` comes after all of them."""
+        if self._alike(parameter):
+            return [Held(0, parameter.numel(), self._whole(parameter, kinds))]
+        held = self._range(parameter, kinds)
+        return [held] if held is not None else []
 
-        Below stage 3 this is a collective: every rank must ask for the same parameters in the same order.
-        """
-        from deepspeed.utils import (
-            safe_get_full_fp32_param,
-            safe_get_full_optimizer_state,
-            safe_get_local_fp32_param,
-            safe_get_local_optimizer_state,
-        )
-
-        if not parameter.requires_grad:
-            held = parameter.ds_tensor if self.zero == 3 else parameter
-            return held.detach().float().flatten()
+    def weights_follow(self) -> None:
+        """Set the weights that forward uses from fp32 masters that were filled. A collective of data-parallel ranks at stages 1 and 2."""
         if self.zero == 3:
-            value = (
-                safe_get_local_fp32_param(parameter)
-                if kind == "master"
-                else safe_get_local_optimizer_state(parameter, kind)
-            )
-        elif self._plain:
-            value = parameter.detach() if kind == "master" else self.optimizer.state[parameter][kind]
-        else:
-            if kind != "master" and not self._linked:
-                self._relink()
-            value = (
-                safe_get_full_fp32_param(parameter)
-                if kind == "master"
-                else safe_get_full_optimizer_state(parameter, kind)
-            )
-        return value.detach().flatten()
+            for parameter in self.module.parameters():
+                held = self._range(parameter, KINDS[:1]) if parameter.requires_grad else None
+                if held is not None:
+                    view = held.views["master"]
+                    parameter.ds_tensor.data[: len(view)].copy_(view)
+        elif not self._plain:
+            self.optimizer.update_lp_params()
 
-    def put(self, parameter: nn.Parameter, kind: str, slice_: Tensor) -> None:
-        """Set `kind` of a parameter from its whole TP slice (any shape, fp32); bf16 weights follow the master."""
-        from deepspeed.utils import (
-            safe_set_full_fp32_param,
-            safe_set_full_optimizer_state,
-            safe_set_local_fp32_param,
-            safe_set_local_optimizer_state,
-        )
+    def weight_and_master(self, parameter: Any) -> tuple[Tensor, Tensor] | None:
+        """This rank's range of a trained parameter as forward uses it, and its fp32 master; None where they are one."""
+        held = None if self._plain else self._range(parameter, KINDS[:1])
+        if held is None:
+            return None
+        weight = parameter.ds_tensor.detach().view(-1) if self.zero == 3 else parameter.detach().view(-1)[held.start :]
+        return weight[: held.stop - held.start], held.views["master"]
 
-        flat = slice_.detach().float().flatten()
+    def visible(self, parameter: Any) -> Tensor:
+        """What of a parameter lies open on this rank: its partition at stage 3, else all of its slice."""
+        held: Tensor = parameter.ds_tensor.detach() if self.zero == 3 else parameter.detach()
+        return held
+
+    def _alike(self, parameter: nn.Parameter) -> bool:
+        """All data-parallel ranks hold the whole slice."""
+        return self._plain or (self.zero != 3 and not parameter.requires_grad)
+
+    def _whole(self, parameter: nn.Parameter, kinds: Sequence[str]) -> dict[str, Tensor]:
+        state = self.optimizer.state[parameter] if len(kinds) > 1 else {}
+        return {kind: (state[kind] if kind != "master" else parameter.detach()).view(-1) for kind in kinds}
+
+    def _range(self, parameter: Any, kinds: Sequence[str]) -> Held | None:
+        """This rank's flat range of a partitioned parameter."""
         if self.zero == 3:
-            mine = self._my_range(parameter, flat)
-            if kind == "master":
-                if parameter.requires_grad:
-                    safe_set_local_fp32_param(parameter, mine)
-                parameter.ds_tensor.data.copy_(mine.to(parameter.ds_tensor.dtype))
-            else:
-                safe_set_local_optimizer_state(parameter, mine, kind)
-            return
-        if kind == "master":
-            with torch.no_grad():
-                parameter.data.copy_(flat.view(parameter.shape))
-            if parameter.requires_grad and not self._plain:
-                safe_set_full_fp32_param(parameter, flat.view(parameter.shape))
-        elif self._plain:
-            self.optimizer.state[parameter][kind] = flat.view(parameter.shape).clone()
-        else:
-            safe_set_full_optimizer_state(parameter, flat.view(parameter.shape), kind)
+            share = parameter.ds_tensor.numel()
+            start = min(self.mesh.dp_rank * share, parameter.ds_numel)
+            stop = min(start + share, parameter.ds_numel)
+            if stop <= start:
+                return None
+            if not parameter.requires_grad:
+                return Held(start, stop, {"master": parameter.ds_tensor.detach().view(-1)[: stop - start]})
+            views = {kind: self.optimizer.get_local_fp32_param(parameter, _key(kind)) for kind in kinds}
+            return Held(start, stop, {kind: view.detach().view(-1)[: stop - start] for kind, view in views.items()})
+        fragment = parameter._hp_mapping
+        if fragment is None:
+            return None
+        if len(kinds) > 1 and not self._linked:
+            self._relink()
+        start = fragment.lp_fragment_address.start
+        views = {kind: fragment.get_hp_fragment(_key(kind)).detach() for kind in kinds}
+        return Held(start, start + fragment.lp_fragment_address.numel, views)
 
     @property
     def _plain(self) -> bool:
         """DeepSpeed left the optimizer as it is (stage 0 in fp32)."""
         return isinstance(self.optimizer, torch.optim.Optimizer)
-
-    def _my_range(self, parameter: Any, flat: Tensor) -> Tensor:
-        share = parameter.ds_tensor.numel()
-        out = flat.new_zeros(share)
-        start = self.mesh.dp_rank * share
-        part = flat[start : start + share]
-        out[: len(part)] = part
-        return out
 
     @property
     def base_optimizer(self) -> torch.optim.Optimizer:
@@ -257,6 +215,16 @@ class Engine:
             if "step" in state:
                 return int(state["step"])
         return 0
+
+    def has_moments(self) -> bool:
+        """Whether AdamW has made an update, and so has moments."""
+        return any("step" in state for state in self.base_optimizer.state.values())
+
+    def set_optimizer_steps(self, steps: int) -> None:
+        """Set AdamW's count of updates."""
+        for state in self.base_optimizer.state.values():
+            if "step" in state:
+                state["step"].fill_(float(steps))
 
     def prepare_state(self, steps: int) -> None:
         """Give AdamW zero moments and `steps` updates behind it, so that `put` has something to fill."""
@@ -284,6 +252,11 @@ class Engine:
         self._linked = True
         self.optimizer._hp_optimizer_states_linked = False
         self.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _key(kind: str) -> str | None:
+    """DeepSpeed's name of a kind."""
+    return None if kind == "master" else kind
 
 
 def _flat_groups(optimizer: Any) -> list[Tensor]:

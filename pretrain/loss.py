@@ -24,6 +24,7 @@ COUNTS = (
     "positions",
     "flops",
     "fillers",
+    "samples",
 )
 
 
@@ -56,6 +57,7 @@ class StepCounts:
                 batch.ids.size,
                 flops,
                 fillers,
+                sum(len(row.samples) for row in batch.rows),
             ],
             dtype=torch.float64,
         )

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,6 +23,9 @@ from configs.errors import UserError
 
 # DeepSpeed calls names that torch has deprecated, thousands of times a run.
 warnings.filterwarnings("ignore", message=".*is deprecated. Please use.*", category=FutureWarning)
+
+# Megatron says at every import that optional GPU libraries are missing: nothing that a user can act on.
+warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -107,8 +110,17 @@ def forbid_compilers_nobody_has() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def init_mesh(place: Place | None, tp: int, timeout_seconds: float = 300.0, init_method: str | None = None) -> Mesh:
+def init_mesh(
+    place: Place | None,
+    tp: int,
+    timeout_seconds: float = 300.0,
+    init_method: str | None = None,
+    on_store: Callable[[Any], None] | None = None,
+) -> Mesh:
     """Join the other ranks (or stand alone when `place` is None) and form the TP and DP groups.
+
+    Args:
+        on_store: gets the job's key-value store before the groups are formed.
 
     Raises:
         UserError: the number of ranks is not a multiple of `tp`.
@@ -126,7 +138,11 @@ def init_mesh(place: Place | None, tp: int, timeout_seconds: float = 300.0, init
                 init_method = f"file://{tempfile.mkdtemp(prefix='looksay-')}/store"
             else:
                 init_method = f"tcp://{place.master_addr}:{place.master_port}"
-        dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world, timeout=timeout)
+        store, rank, world = next(dist.rendezvous(init_method, rank, world, timeout=timeout))
+        if on_store is not None:
+            on_store(store)
+        groups = dist.PrefixStore("groups", store)
+        dist.init_process_group(backend, store=groups, rank=rank, world_size=world, timeout=timeout)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, dist_init_required=False, timeout=timeout)
     mesh = _form(tp, rank, world, device, timeout_seconds)
     if place is None:
@@ -220,6 +236,23 @@ def _cpu_flags() -> frozenset[str]:
             return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
     except OSError:  # not Linux: assume the slow case, which is merely slower when wrong
         return frozenset()
+
+
+def device_mark() -> Any:
+    """A mark behind all that was asked of this thread's GPU so far, for `copy_beside`."""
+    return torch.cuda.current_stream().record_event()
+
+
+def copy_beside(mark: Any, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Copy GPU tensors into pinned host tensors [(target, source)] on a stream of its own, once `mark` is reached; wait for it."""
+    if not pairs:
+        return
+    stream = torch.cuda.Stream(pairs[0][1].device)
+    stream.wait_event(mark)
+    with torch.cuda.stream(stream):
+        for target, source in pairs:
+            target.copy_(source, non_blocking=True)
+    stream.synchronize()
 
 
 def hardware() -> dict[str, Any]:

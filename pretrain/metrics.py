@@ -86,10 +86,24 @@ class MetricsLog:
         if self.wandb is not None:
             self.wandb.log(flat, step=values["step"])
 
-    def flush(self) -> None:
-        """TensorBoard keeps events for two minutes: a kill after a checkpoint must not lose those before it."""
+    def flush(self, goodput: dict[str, Any] | None = None, step: int = 0) -> None:
+        """TensorBoard keeps events for two minutes: a kill after a checkpoint must not lose those before it.
+
+        Args:
+            goodput: where the run's time went so far (pretrain/goodput.py), shown at `step`.
+        """
+        os.fsync(self.file.fileno())
         if self.board is not None:
+            for name, value in _flatten("goodput/", goodput or {}):
+                self.board.add_scalar(name, value, step)
             self.board.flush()
+
+    def back_to(self, step: int) -> None:
+        """Drop the lines of later steps, which are trained again."""
+        self.file.close()
+        keep_until(self.path, step)
+        keep_until(self.path.with_name("predictions.jsonl"), step)
+        self.file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         self.file.close()

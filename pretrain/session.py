@@ -7,17 +7,22 @@ same list: train the caption stage, train the SFT stage, evaluate.
 import json
 import logging
 import os
+import socket
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.heartbeat import Heart
 from cluster.place import find_place
-from configs.errors import DONE, FAILED, USAGE, RunError, UserError
+from configs.errors import DONE, FAILED, REQUEUE, USAGE, RunError, UserError
+from configs.training import ParallelConfig
 from data_pipeline.storage import put
+from pretrain.goodput import born
+from pretrain.restarting import start_ranks
 from pretrain.run_folder import steps_of
 
 
@@ -31,34 +36,57 @@ def run_jobs(
 
     Args:
         jobs: {"verb": "train", "recipe": path of a resolved recipe, "run": folder, "until": step | None,
-            "resume_from": RUN@STEP | None} or {"verb": "evaluate", ...}: arguments of `pretrain.evaluate.evaluate`.
+            "resume_from": RUN@STEP | None, "time_limit": seconds | None} or {"verb": "evaluate", ...}: arguments of `pretrain.evaluate.evaluate`.
         ranks: local processes to start where no launcher made us a rank.
         on_start: gets the process ids of the ranks.
     Raises:
         RunError: a rank failed.
     """
     if find_place(os.environ) is not None:
-        run_here(list(jobs))
+        _run_scheduled(list(jobs))
         return
-    from cluster.launch import launch
-
     path = Path(log_dir) / "jobs.json"
     put(str(path), json.dumps(list(jobs), indent=1).encode())
     threads = max(1, (os.cpu_count() or 1) // ranks)
-    launch("pretrain.session", [str(path)], ranks=ranks, log_dir=str(log_dir), threads=threads, on_start=on_start)
+    start_ranks(str(path), jobs, ranks, str(log_dir), threads, on_start)
+
+
+def _run_scheduled(jobs: list[dict[str, Any]]) -> None:
+    """A rank that torchrun or SLURM started. What another start may mend asks for a requeue."""
+    try:
+        run_here(jobs)
+    except UserError:
+        raise
+    except RunError as error:
+        error.exit_code = getattr(error, "exit_code", REQUEUE)  # type: ignore[attr-defined]
+        raise
+    except Exception as error:
+        _say_unexpected(error)
+        os._exit(REQUEUE)  # destructors that run collectives would wait for peers that are gone
+
+
+def _say_unexpected(error: BaseException) -> None:
+    from cluster.launch import LOST_PEER
+
+    if any(mark in str(error) for mark in LOST_PEER):
+        # The peer's own log has the cause; a page of collectives would bury it.
+        print(f"looksay: this rank lost a peer: {str(error).splitlines()[0][:160]}", file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(error)
 
 
 def run_here(jobs: list[dict[str, Any]]) -> None:
     """Run jobs in this process, which is a rank (or stands alone)."""
     import torch
 
+    from cluster.preempt import Stop, end_of_job
     from configs.load import load_recipe
     from configs.schema import TrainRecipe
     from pretrain.mesh import destroy_mesh, init_mesh, set_tensor_parallel
 
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    mesh = None
+    mesh, watch = None, Watch()
     for job in jobs:
         arguments = dict(job)
         verb = arguments.pop("verb")
@@ -67,17 +95,18 @@ def run_here(jobs: list[dict[str, Any]]) -> None:
         if isinstance(recipe, TrainRecipe):
             tp, timeout = recipe.parallel.tp, recipe.parallel.timeout_seconds
         if mesh is None:
-            mesh = init_mesh(find_place(os.environ), tp, timeout)
+            mesh = init_mesh(find_place(os.environ), tp, timeout, on_store=partial(watch.begin, recipe=recipe))
         elif mesh.tp_size != tp:
             mesh = set_tensor_parallel(mesh, tp)
         if isinstance(recipe, TrainRecipe):
             from pretrain.metrics import seconds_of_steps
-            from pretrain.trainer import train
+            from pretrain.running import train
 
             run, start = arguments.pop("run"), time.perf_counter()
+            stop = Stop(end_of_job(os.environ, arguments.pop("time_limit", None), born()))
             # Of starts that were killed, the steps that this one takes up are all that is known.
             earlier = seconds_of_steps(Path(run), max(steps_of(Path(run)), default=0)) if mesh.is_first else 0.0
-            if train(recipe, run, mesh, **arguments) and mesh.is_first:
+            if train(recipe, run, mesh, heart=watch.heart, stop=stop, **arguments) and mesh.is_first:
                 taken = round(earlier + time.perf_counter() - start, 1)
                 put(str(Path(run) / "timing.json"), json.dumps({"seconds": taken}).encode())
         elif verb == "evaluate":
@@ -86,11 +115,36 @@ def run_here(jobs: list[dict[str, Any]]) -> None:
             evaluate(mesh=mesh, **arguments)
         else:
             raise UserError(f"job verb {verb!r} is not train or evaluate")
+    watch.close()
     destroy_mesh()
 
 
+class Watch:
+    """The heartbeat of this rank, from the moment there is a store."""
+
+    def __init__(self) -> None:
+        self.heart: Heart | None = None
+
+    def begin(self, store: Any, recipe: Any) -> None:
+        place = find_place(os.environ)
+        if place is None or place.world < 2:
+            return
+        from torch.distributed import PrefixStore
+
+        parallel = ParallelConfig() if not hasattr(recipe, "parallel") else recipe.parallel
+        own = PrefixStore("heart", store.clone())  # another thread may be blocked in a connection that is shared
+        self.heart = Heart(
+            own, place.rank, place.world, socket.gethostname(), parallel.heartbeat_seconds, parallel.timeout_seconds
+        )
+        self.heart.start()
+
+    def close(self) -> None:
+        if self.heart is not None:
+            self.heart.close()
+
+
 def main(arguments: list[str]) -> int:
-    """Entry of a rank: `python -m pretrain.session JOBS.json`. Prints one sentence on bad input."""
+    """A rank with JOBS.json. Prints one sentence on bad input."""
     try:
         run_here(json.loads(Path(arguments[0]).read_text()))
     except UserError as error:
@@ -102,28 +156,15 @@ def main(arguments: list[str]) -> int:
     return DONE
 
 
-def _run_as_rank() -> None:
+def run_as_rank() -> None:
     """A rank leaves at once when it fails: destructors that run collectives would wait for peers that are gone."""
-    from cluster.launch import LOST_PEER
-
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     code = FAILED
     try:
         code = main(sys.argv[1:])
     except BaseException as error:
-        if any(mark in str(error) for mark in LOST_PEER):
-            # The peer's own log has the cause; a page of collectives would bury it.
-            print(f"looksay: this rank lost a peer: {str(error).splitlines()[0][:160]}", file=sys.stderr)
-        else:
-            traceback.print_exc()
+        _say_unexpected(error)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-if __name__ == "__main__":
-    warnings.filterwarnings(
-        "ignore", category=UserWarning, module="megatron"
-    )  # optional GPU libraries that are missing
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    _run_as_rank()

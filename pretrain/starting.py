@@ -2,23 +2,26 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from configs.errors import UserError
+from configs.errors import RunError, UserError
 from configs.model import EfficientNetLite0
 from configs.schema import TrainRecipe
 from data_pipeline.stream.read.dataset import Dataset
-from pretrain import checkpoint as checkpoints
-from pretrain.engine import Engine, born
+from pretrain.checkpoint import choose
+from pretrain.checkpoint.reading import Checkpoint, load_engine
+from pretrain.commits import Commits
+from pretrain.engine import Engine
 from pretrain.features import FeatureCache
+from pretrain.guard import Guard
 from pretrain.mesh import Mesh
 from pretrain.model.cnn import count_parameters
 from pretrain.model.vlm import VisionLanguageModel, make_model
 from pretrain.reading import GroupLoader
-from pretrain.restore import Checkpoint, load_engine
+from pretrain.zero_config import born
 
 Say = Callable[[str], None]
 
@@ -57,33 +60,56 @@ def frozen_outside(recipe: TrainRecipe) -> dict[str, int]:
     return {"encoder": count_parameters(encoder.feature)} if isinstance(encoder, EfficientNetLite0) else {}
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Where training is taken up: finished steps, the lowest validation loss so far, validations since."""
+
+    step: int = 0
+    best: float | None = None
+    worse: int = 0
+
+
 def take_up(
-    recipe: TrainRecipe, run: Path, mesh: Mesh, engine: Engine, loader: GroupLoader, say: Say, resume_from: str | None
-) -> int:
+    recipe: TrainRecipe,
+    mesh: Mesh,
+    engine: Engine,
+    loader: GroupLoader,
+    commits: Commits,
+    guard: Guard,
+    say: Say,
+    resume_from: str | None,
+    again: bool = False,
+) -> Taken:
     """Resume from the run's newest checkpoint, else from `resume_from`, else take `start_from`'s weights.
 
-    Returns the number of optimizer steps that are behind.
+    Args:
+        again: this start has trained already, and goes back: what its guard decided stays.
     """
-    newest = checkpoints.latest(run)
-    if newest is None and resume_from is not None:
-        newest = checkpoints.find(resume_from)
-    if newest is not None:
-        found = Checkpoint(newest)
+    chosen = commits.newest()
+    if chosen is None and resume_from is not None:
+        chosen = choose.find(resume_from)
+    if chosen is not None:
+        found = Checkpoint(chosen.folder, chosen.frozen)
+        state = found.state
         load_engine(found, engine, mesh, moments=True)
-        loader.load_state_dict(found.state["loader"])
-        say(f"resumed from {newest}: step {found.state['step']} of {recipe.stage.steps}")
-        now = circumstances(recipe, mesh)
-        for name, value in now.items():
-            if found.state.get(name) != value:
-                say(
-                    f"note: {name} differ from the checkpoint's ({found.state.get(name)} -> {value}): not bitwise from here"
-                )
-        return int(found.state["step"])
+        loader.load_state_dict(state["loader"])
+        guard.load(state["guard"], keep_decisions=again)
+        commits.take_ledger(found)
+        found.close()
+        say(f"resumed from {chosen.folder}: step {state['step']} of {recipe.stage.steps}")
+        for name, value in circumstances(recipe, mesh).items():
+            if state.get(name) != value:
+                say(f"note: {name} differ from the checkpoint's ({state.get(name)} -> {value}): not bitwise from here")
+        return Taken(int(state["step"]), state["best"], int(state["worse"]))
+    if again:
+        raise RunError("there is no checkpoint to go back to: lower checkpoint.every, or set optim.nonfinite to skip")
     if recipe.stage.start_from:
-        folder = checkpoints.find(recipe.stage.start_from)
-        load_engine(Checkpoint(folder), engine, mesh, moments=False)
-        say(f"weights from {folder}")
-    return 0
+        start = choose.find(recipe.stage.start_from)
+        found = Checkpoint(start.folder, start.frozen)
+        load_engine(found, engine, mesh, moments=False)
+        found.close()
+        say(f"weights from {start.folder}")
+    return Taken()
 
 
 def circumstances(recipe: TrainRecipe, mesh: Mesh) -> dict[str, Any]:

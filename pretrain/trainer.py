@@ -4,36 +4,32 @@ recipe -> model (born under ZeRO) -> stage's freeze table -> engine -> loader ->
 """
 
 import gc
-import json
-import logging
-import signal
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from cluster.heartbeat import Heart
+from cluster.preempt import Stop
 from configs.errors import RunError
 from configs.load import dump_recipe
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
 from data_pipeline.stream.batch import Batch
-from pretrain import checkpoint as checkpoints
+from pretrain.checkpoint.ledger import SKIPPED
+from pretrain.checkpoint.pausing import pause_at
+from pretrain.commits import Commits
 from pretrain.engine import Engine
-from pretrain.loss import StepCounts, micro_loss
-from pretrain.memory import is_out_of_memory, out_of_memory
-from pretrain.mesh import Mesh, hardware, matmul_peak
-from pretrain.metrics import MetricsLog, useful_flops, write_status
-from pretrain.model.inputs import Inputs, to_inputs
-from pretrain.model.vlm import Output
+from pretrain.guard import Guard
+from pretrain.loss import StepCounts
+from pretrain.mesh import Mesh, matmul_peak
 from pretrain.optim import make_optimizer, rate_scale, set_rates
-from pretrain.provenance import provenance
+from pretrain.passes import Clock, Passes
 from pretrain.reading import GroupLoader
-from pretrain.run_folder import check_run_folder, step_of
+from pretrain.record import Record
+from pretrain.run_folder import check_run_folder
 from pretrain.stages import apply_stage, freeze_table
 from pretrain.starting import born_model, circumstances, frozen_outside, make_features, take_up
+from pretrain.stragglers import Stragglers
 from pretrain.validation import Validation
-
-log = logging.getLogger(__name__)
 
 
 class Preempted(RunError):
@@ -42,25 +38,26 @@ class Preempted(RunError):
     exit_code = 75
 
 
-@dataclass
-class Clock:
-    """Seconds of the parts of a step on this rank."""
-
-    parts: dict[str, float] = field(default_factory=dict)
-    last: float = field(default_factory=time.perf_counter)
-
-    def mark(self, part: str) -> None:
-        now = time.perf_counter()
-        self.parts[part] = self.parts.get(part, 0.0) + now - self.last
-        self.last = now
-
-
 class Trainer:
-    """Everything of one run on this rank. `run()` trains to the end (or to `until`)."""
+    """Everything of one run on this rank. `run()` trains to the end (or to `until`).
 
-    def __init__(self, recipe: TrainRecipe, run: Path, mesh: Mesh, resume_from: str | None = None):
-        self.recipe, self.folder, self.mesh = recipe, run, mesh
+    Args:
+        heart: told where this rank is, if there is one.
+        stop: asked at each step's end.
+    """
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        run: Path,
+        mesh: Mesh,
+        resume_from: str | None = None,
+        heart: Heart | None = None,
+        stop: Stop | None = None,
+    ):
+        self.recipe, self.folder, self.mesh, self.heart, self.stop = recipe, run, mesh, heart, stop or Stop()
         self._open_folder()
+        self.commits = Commits(recipe.checkpoint, run, mesh, self.say)
         self.features = make_features(recipe, mesh, self.say)
         self.loader = GroupLoader(recipe, mesh, self.features, str(run / "plan.log"))
         self.model = born_model(recipe, mesh, self.loader.chat.vocab_size)
@@ -71,13 +68,18 @@ class Trainer:
         self.engine = Engine(
             self.model, make_optimizer(rows, recipe.optim), recipe.parallel, mesh, micro_steps, recipe.optim.clip
         )
-        self.step = take_up(recipe, run, mesh, self.engine, self.loader, self.say, resume_from)
-        self.stop_asked = False
+        self.guard = Guard(recipe.optim)
+        vocabulary = self.loader.chat.vocab_size
+        self.passes = Passes(
+            recipe, mesh, self.model, self.engine, self.commits, vocabulary, self.table, self._is_at, self.say
+        )
+        self.stragglers = Stragglers(mesh, recipe.parallel.straggler_ratio, self.say)
+        self.taken = take_up(recipe, mesh, self.engine, self.loader, self.commits, self.guard, self.say, resume_from)
+        self.step, self.best, self.worse = self.taken.step, self.taken.best, self.taken.worse
         self.validation = Validation(recipe, mesh, self.engine, self.model, self.loader.chat)
-        self.log = MetricsLog(run, recipe, self.step) if mesh.is_first else None
+        self.record = Record(run, recipe, mesh, self.commits.generation, self.step)
         self.peak = matmul_peak(self.engine.math, mesh.device, seconds=0.2) * mesh.world
-
-    # ---- making --------------------------------------------------------------------------------------------
+        self._validated = 0.0
 
     def _open_folder(self) -> None:
         """Make the run folder, or check that it holds this very run (topology, logging and pace may differ)."""
@@ -91,154 +93,155 @@ class Trainer:
         """Train to the last step (or to step `until`), with checkpoints.
 
         Raises:
-            Preempted: SIGTERM or SIGUSR1 came; the state is saved.
+            Preempted: SIGTERM or SIGUSR1 came, or the job's time is nearly over; the state is saved.
+            Fenced: another start has taken the run over.
         """
         steps = min(until or self.recipe.stage.steps, self.recipe.stage.steps)
-        self._announce(steps)
-        handlers = {s: signal.signal(s, self._ask_stop) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        self.record.announce(self.step, steps, self.table)
         gc.collect()
         gc.freeze()  # long-lived objects are never garbage: scanning them costs milliseconds a step
-        try:
+        with self.stop:
+            self.record.ready(self.step)
             if self.step == 0:
                 self._validate()
             while self.step < steps:
                 stopping = self._train_step()
-                last = self.step == steps
-                every = self.recipe.evaluate.every
-                if last or (every and self.step % every == 0):
-                    self._validate()
-                if last or stopping or self.step % self.recipe.checkpoint.every == 0:
-                    self._save()
-                if stopping and not last:
-                    self._status("preempted")
-                    raise Preempted(
-                        f"stopped at step {self.step} by a signal: checkpoint written, start again to go on"
-                    )
-            self._status("done" if self.step == self.recipe.stage.steps else "stopped")
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+                if self._end_of_step(stopping, steps):
+                    break
+        self.record.end("done" if self.step == self.recipe.stage.steps or self._early else "stopped", self.step)
 
-    def _ask_stop(self, *_: Any) -> None:
-        self.stop_asked = True
+    def _end_of_step(self, stopping: bool, steps: int) -> bool:
+        """Validation, checkpoint and leaving, as they are due. Returns whether the run is over."""
+        last = self.step == steps
+        every = self.recipe.evaluate.every
+        score = self._validate() if last or (every and self.step % every == 0) else None
+        last = last or self._early
+        if last or stopping or self.step % self.recipe.checkpoint.every == 0:
+            self._save(score)
+        if last or stopping:
+            self._at("commit")
+            self.commits.settle()
+            self._moment()
+        if stopping and not last:
+            self.record.end("preempted", self.step)
+            raise Preempted(
+                f"stopped at step {self.step} by {self.stop.reason or 'a signal on another rank'}: checkpoint written, "
+                "start again to go on"
+            )
+        return last
+
+    @property
+    def _early(self) -> bool:
+        """Validation has not got better for as long as evaluate.stop_after allows."""
+        limit = self.recipe.evaluate.stop_after
+        return bool(limit) and self.worse >= limit
 
     def _train_step(self) -> bool:
         """One optimizer step. Returns whether any rank was asked to stop."""
-        recipe, mesh, clock, counts = self.recipe, self.mesh, Clock(), StepCounts.empty()
+        recipe, clock = self.recipe, Clock()
+        self._at("data")
         batches = self.loader.step(self.step)
         rates = set_rates(self.engine.optimizer, rate_scale(self.step, recipe.stage.steps, recipe.optim))
         clock.mark("data")
-        for batch in batches:
-            inputs = to_inputs(batch, mesh.device)
-            clock.mark("inputs")
-            out = self._micro_step(batch, inputs, clock)
-            flops = useful_flops(
-                recipe.model, self.loader.chat.vocab_size, self.model.channels, batch, self.model.encoder is not None
-            )
-            counts.add(batch, out.loss_sum, out.weight_sum, flops)
-        totals, (stops,) = counts.reduced(mesh, (float(self.stop_asked),))
+        left_out = self.step + 1 in self.guard.left_out
+        counts = StepCounts.empty() if left_out else self.passes.train_on(self.step + 1, batches, clock)
+        busy = sum(
+            seconds for part, seconds in clock.parts.items() if part in ("data", "inputs", "forward", "backward")
+        )
+        flags = (float(self.stop.asked), *self.commits.flags())
+        self._at("wait")
+        totals, (stops, failed, fenced, *speeds) = counts.reduced(self.mesh, (*flags, *self.stragglers.mine(busy)))
         clock.mark("wait")
         self.step += 1
+        self.stragglers.judge(self.step, speeds)
+        self.commits.judge(failed, fenced)
         # Samples that all failed leave a step without a label: it taught nothing, and its loss says 0.
         loss = totals["loss_sum"] / totals["weight"] if totals["weight"] else 0.0
-        if not loss < float("inf"):
-            raise RunError(
-                f"the loss of step {self.step} is {loss}: lower the learning rates in stage.train, or resume from an earlier checkpoint"
-            )
-        if self.log and (self.step % recipe.log.every == 0 or self.step == recipe.stage.steps):
-            self._write(totals, loss, rates, clock, len(batches))
+        finite = left_out or (not self.engine.skipped and loss < float("inf"))
+        self._note(batches, totals, flags=0 if finite and not left_out else SKIPPED)
+        if not finite:
+            self.say(f"step {self.step}: loss {loss}, the gradient is not finite: the weights stay as they are")
+        if not left_out and self.guard.judge(self.step, loss, finite):
+            self._go_back()
+            return stops > 0
+        if self.mesh.is_first and (self.step % recipe.log.every == 0 or self.step == recipe.stage.steps):
+            told = {"lr": rates, "grad_norm": self.engine.grad_norm(), "ids_hash": self.loader.ids_hash(self.step - 1)}
+            self.record.step(self.step, loss, totals, clock.parts, self.peak, told)
+            self._moment()
         return stops > 0
 
-    def _micro_step(self, batch: Batch, inputs: Inputs, clock: Clock) -> Output:
-        """Forward, backward and (at the last one of a step) update.
+    def _at(self, phase: str) -> None:
+        self._is_at(self.step + 1, phase)
 
-        Raises:
-            RunError: memory ran out; says where it goes.
-        """
-        try:
-            out = self.engine.forward(inputs)
-            clock.mark("forward")
-            self.engine.backward(micro_loss(out.loss_sum, batch.denominator, self.mesh.dp_size))
-            clock.mark("backward")
-            self.engine.step()
-            clock.mark("step")
-            return out
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            vocabulary = self.loader.chat.vocab_size
-            raise RunError(out_of_memory(self.recipe, self.mesh, batch, self.table, vocabulary)) from error
+    def _is_at(self, step: int, phase: str) -> None:
+        """Where this rank is now: for the others if it stays there, and for tests."""
+        if self.heart:
+            self.heart.at(step, phase)
+        pause_at(f"{phase}:{step}", self.mesh.rank)
 
-    def _write(self, totals: dict[str, float], loss: float, rates: dict[str, float], clock: Clock, micro: int) -> None:
-        assert self.log is not None
-        seconds = sum(clock.parts.values())
-        line = {
-            "step": self.step,
-            "loss": loss,
-            "grad_norm": self.engine.grad_norm(),
-            "lr": rates,
-            "label_tokens": int(totals["label_tokens"]),
-            "real_tokens": int(totals["real_tokens"]),
-            "visual_tokens": int(totals["visual_tokens"]),
-            "images": int(totals["images"]),
-            "fill": totals["real_tokens"] / totals["positions"],
-            "fillers": int(totals["fillers"]),
-            "seconds": {**{k: round(v, 5) for k, v in clock.parts.items()}, "total": round(seconds, 5)},
-            "tokens_per_s": totals["real_tokens"] / seconds,
-            "mfu": totals["flops"] / seconds / self.peak,
-            "ids_hash": self.loader.ids_hash(self.step - 1),
-            "wall": time.time(),
-        }
-        self.log.write(line)
-        if self.step % 10 == 0 or self.step == 1:
-            self._status("running")
-            print(
-                f"{self.recipe.name} step {self.step}/{self.recipe.stage.steps}  loss {loss:.4f}  "
-                f"norm {line['grad_norm']:.2f}  {line['tokens_per_s']:,.0f} tok/s  fill {line['fill']:.3f}",
-                flush=True,
+    def _go_back(self) -> None:
+        """Take up the newest checkpoint in place; what the guard decided stays."""
+        self.commits.settle()
+        self.commits.before_update()
+        was = self.step
+        if self.mesh.is_first:
+            self.commits.head = self.commits.heads.read()
+        self.taken = take_up(
+            self.recipe, self.mesh, self.engine, self.loader, self.commits, self.guard, self.say, None, again=True
+        )
+        self.step = self.taken.step
+        self.record.back_to(self.step)
+        self.say(f"step {was} is undone: back to step {self.step}")
+
+    # ---- what is kept ----------------------------------------------------------------------------------------
+
+    def _note(self, batches: list[Batch], totals: dict[str, float], flags: int) -> None:
+        """A line of the ledger."""
+        if self.mesh.is_first:
+            self.commits.ledger.add(
+                self.step,
+                self.loader.ids_hash(self.step - 1),
+                int(totals["samples"]),
+                int(totals["fillers"]),
+                self.commits.generation,
+                flags,
             )
 
-    def _validate(self) -> None:
-        result = self.validation.run(self.step)
-        if result is not None and self.log:
-            self.log.write({"step": self.step, "validation": result["numbers"]})
-            with (self.folder / "predictions.jsonl").open("a", encoding="utf-8") as stream:
-                for row in result["answers"]:
-                    stream.write(json.dumps({"step": self.step, **row}, ensure_ascii=False) + "\n")
-            self.say(f"validation at step {self.step}: {result['numbers']}")
+    def _moment(self) -> None:
+        """The steps up to here are over: a moment of the timeline."""
+        self.record.moment(self.step, self.commits.take_stall(), self._validated)
+        self._validated = 0.0
 
-    def _save(self) -> None:
-        start = time.perf_counter()
+    def _validate(self) -> float | None:
+        """Validate; returns the held-out loss, None where nothing is held out."""
+        begun = time.perf_counter()
+        self._at("validation")
+        result = self.validation.run(self.step)
+        self._validated += time.perf_counter() - begun
+        if result is None:
+            return None
+        score = float(result["numbers"]["loss"])
+        better = self.best is None or score < self.best
+        self.best, self.worse = (score, 0) if better else (self.best, self.worse + 1)
+        self.record.validation(self.step, result)
+        return score
+
+    def _save(self, score: float | None) -> None:
+        """Order a checkpoint: it is copied during the next step and committed behind it."""
+        self._at("save")
         state = {
             "optimizer_steps": self.engine.optimizer_steps(),
             "loader": self.loader.state_dict(self.step),
+            "guard": self.guard.state(),
+            "best": self.best,
+            "worse": self.worse,
             **circumstances(self.recipe, self.mesh),
         }
-        checkpoints.save(self.folder, self.step, self.engine, self.mesh, state, self.recipe.checkpoint.keep_last)
-        if self.log:
-            self.log.flush()
-        self._status("running")
-        self.say(f"checkpoint of step {self.step} in {time.perf_counter() - start:.2f} s")
-
-    def _announce(self, steps: int) -> None:
-        if not self.mesh.is_first:
-            return
-        put(str(self.folder / "freeze.json"), json.dumps(self.table, indent=1).encode())
-        put(
-            str(self.folder / "versions.json"),
-            json.dumps({**provenance(), "hardware": hardware(), "seed": self.recipe.seed}, indent=1).encode(),
-        )
-        self.say(
-            f"{self.recipe.name}: steps {self.step} -> {steps} of {self.recipe.stage.steps}, {self.mesh.dp_size} x data, {self.mesh.tp_size} x tensor parallel, ZeRO-{self.recipe.parallel.zero}"
-        )
-        for row in self.table:
-            what = f"trained at {row['lr']:g}" if row["trainable"] else "frozen"
-            self.say(f"  {row['module']:<24} {row['parameters']:>12,} parameters  {what}")
-        self._status("running")
-
-    def _status(self, state: str) -> None:
-        if self.mesh.is_first:
-            write_status(self.folder, state, self.step, self.recipe.stage.steps)
+        self.commits.order(self.step, self.engine, state, score)
+        self.record.flush(self.step)
+        if self.commits.saver.committed:
+            self.stop.needs = 10.0 + 3.0 * self.commits.saver.committed[-1][1]
+        self.record.status("running", self.step)
 
     def say(self, sentence: str) -> None:
         if self.mesh.is_first:
@@ -246,30 +249,4 @@ class Trainer:
 
     def close(self) -> None:
         self.loader.close()
-        if self.log:
-            self.log.close()
-
-
-def train(
-    recipe: TrainRecipe, run: str | Path, mesh: Mesh, until: int | None = None, resume_from: str | None = None
-) -> bool:
-    """Train a recipe into a run folder; goes on from its newest checkpoint. Returns whether there was anything to do."""
-    folder = Path(run)
-    steps = min(until or recipe.stage.steps, recipe.stage.steps)
-    newest = checkpoints.latest(folder)
-    done = step_of(newest) if newest else 0
-    if done >= steps:
-        if mesh.is_first:
-            print(f"{folder} has step {done} of {recipe.stage.steps} already: nothing to train", flush=True)
-        return False
-    trainer = Trainer(recipe, folder, mesh, resume_from)
-    try:
-        trainer.run(until)
-        return True
-    except Preempted:
-        raise  # nothing failed, and the status says what happened
-    except BaseException:
-        trainer._status("failed")
-        raise
-    finally:
-        trainer.close()
+        self.record.close()

@@ -3,7 +3,7 @@
 ```
 main: verb -> handler -> exit code
   |        \\
-parser    start | recipes | data | run        one module a group of verbs
+parser    start | recipes | data | run | checkpoints   one module a group of verbs
   |          |       |       |      |
   |        output (JSON or text)  preflight   bad input is refused before ranks or Ray start
   `-- nearest names of verbs and options
@@ -17,6 +17,7 @@ recipes.py    recipes: list, show, copy, schema, difference
 build.py      data build
 data.py       data verify, show, index, tokenizer
 plan.py       data pack, data stream
+checkpoints.py checkpoint list, verify, prune
 run.py        train, evaluate, generate, report
 preflight.py  what a training recipe needs, checked without torch
 """

@@ -11,7 +11,7 @@ from configs.schema import TrainRecipe
 from data_pipeline.manifest import read_manifest
 from data_pipeline.storage import exists, join
 from data_pipeline.stream.chat import Chat
-from pretrain.run_folder import check_run_folder
+from pretrain.run_folder import check_run_folder, steps_of
 
 
 def load_train(name: str, overrides: Sequence[str]) -> TrainRecipe:
@@ -74,7 +74,7 @@ def check_run(spec: str, key: str = "") -> None:
     name, _, step = spec.partition("@")
     if not (Path(name) / "config.yaml").is_file():
         raise UserError(f"{key}{name} is not a run (it has no config.yaml): give the folder of a `looksay train`")
-    found = sorted(int(path.parent.name[5:]) for path in (Path(name) / "checkpoints").glob("step-*/COMMIT"))
+    found = steps_of(Path(name))
     if not found:
         raise UserError(f"{key}{name} has no complete checkpoint: let `looksay train` reach its first one")
     if step and (not step.isdigit() or int(step) not in found):

@@ -44,6 +44,11 @@ def _add_train(groups: Any) -> None:
     train.add_argument("recipe", metavar="RECIPE", help="a recipe's name or file")
     train.add_argument("--run", metavar="DIR", help="the run's folder (default runs/RECIPE_NAME)")
     train.add_argument("--until", type=count, metavar="STEP", help="stop after this step, as if interrupted")
+    train.add_argument(
+        "--time-limit",
+        metavar="TIME",
+        help="write a checkpoint and end (exit code 75) before this time is over: 90, 2:00:00",
+    )
     train.add_argument("--resume-from", metavar="RUN@STEP", help="continue a copy of another run from its checkpoint")
     add_set(train)
     add_dry_run(train)
@@ -100,6 +105,7 @@ def _add_generate(groups: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from cluster.preempt import seconds_of
     from configs.load import dump_recipe
     from pretrain.cli.preflight import check_run, check_training, load_train
 
@@ -108,21 +114,24 @@ def _train(args: argparse.Namespace) -> int:
     check_training(recipe, run)
     if args.resume_from is not None:
         check_run(args.resume_from, "--resume-from ")
+    limit = None if args.time_limit is None else seconds_of(args.time_limit)
     if args.dry_run:
         print(f"would train {run}: {recipe.stage.steps} steps on {recipe.parallel.ranks} ranks; the resolved recipe:\n")
         print(dump_recipe(recipe), end="")
         return DONE
     from data_pipeline.storage import put
-    from pretrain.run_folder import steps_of
+    from pretrain.run_folder import finish, steps_of
     from pretrain.session import run_jobs
 
     wanted, done = min(args.until or recipe.stage.steps, recipe.stage.steps), steps_of(Path(run))
     if done and done[-1] >= wanted:  # ranks need ten seconds to start: not for nothing
+        finish(Path(run), done[-1], recipe.stage.steps)
         print(f"{run} has step {done[-1]} of {recipe.stage.steps} already: nothing to train")
         return DONE
     resolved = Path(run) / "logs" / "recipe.yaml"
     put(str(resolved), dump_recipe(recipe).encode())
     job = {"verb": "train", "recipe": str(resolved), "run": run, "until": args.until, "resume_from": args.resume_from}
+    job["time_limit"] = limit
     run_jobs([job], recipe.parallel.ranks, f"{run}/logs")
     return DONE
 

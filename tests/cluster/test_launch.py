@@ -12,17 +12,33 @@ from pathlib import Path
 import pytest
 
 from cluster.launch import RankFailure, launch
+from cluster.ranks import Nursery
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 30.0
 """Seconds after which a test gives up; nothing here takes more than about a second."""
 
 
+@pytest.fixture(autouse=True, params=["warm", "cold"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are forked, or started afresh."""
+    if request.param == "cold":
+        monkeypatch.setenv("LOOKSAY_TEST_COLD", "1")
+        monkeypatch.setenv("LOOKSAY_WARM", "0")
+
+
 def ranks_run(folder: Path, body: str, **options: object) -> Path:
     """Launch two ranks that run `body`; returns the folder of their logs."""
-    (folder / "play.py").write_text("import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + body)
+    start = "import os, signal, sys, time\ndef main():\n    rank = int(os.environ['RANK'])\n"
+    (folder / "play.py").write_text(start + textwrap.indent(body, "    "))
     given = {"ranks": 2, "log_dir": str(folder / "logs"), "env": {"PYTHONPATH": str(folder)}} | options
-    launch("play", ["one", "two words"], **given)  # type: ignore[arg-type]
+    nursery = Nursery(
+        "play:main", [], os.environ | {"PYTHONPATH": f"{ROOT}:{folder}"}, warm="LOOKSAY_TEST_COLD" not in os.environ
+    )
+    try:
+        launch(nursery, ["one", "two words"], **given)  # type: ignore[arg-type]
+    finally:
+        nursery.close()
     return folder / "logs"
 
 
@@ -175,8 +191,9 @@ def test_a_console_that_goes_away_does_not_stop_rank_0(tmp_path: Path, monkeypat
 
 
 PARENT = """
-import json, sys
+import json, os, sys
 from cluster.launch import launch
+from cluster.ranks import Nursery
 
 def note(pids):
     with open(sys.argv[1] + ".part", "w") as file:
@@ -184,13 +201,14 @@ def note(pids):
     import os
     os.rename(sys.argv[1] + ".part", sys.argv[1])
 
-launch("play", [], ranks=2, log_dir=sys.argv[2], on_start=note)
+nursery = Nursery("play:main", [], os.environ)
+launch(nursery, [], ranks=2, log_dir=sys.argv[2], on_start=note)
 """
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
 def test_however_the_launcher_ends_no_rank_stays(tmp_path: Path, sent: signal.Signals) -> None:
-    (tmp_path / "play.py").write_text("import time; time.sleep(600)")
+    (tmp_path / "play.py").write_text("import time\ndef main(): time.sleep(600)")
     env = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
     told = tmp_path / "pids.json"
     parent = subprocess.Popen(

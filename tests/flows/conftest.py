@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from configs.load import dump_recipe, load_recipe
 from data_pipeline.ingest import job
 from data_pipeline.ingest.tasks import InProcess
+from pretrain.checkpoint.head import Entry, Heads
 from pretrain.cli.main import main
 
 TRAIN = """extends: tiny_train
@@ -51,9 +53,10 @@ def good_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for run in ("run", "new_run"):
             Path(run).mkdir()
             Path(run, "config.yaml").write_text(dump_recipe(load_recipe("mine.yaml")))
-        step = Path("run/checkpoints/step-00000010")
-        step.mkdir(parents=True)
-        (step / "COMMIT").write_text('{"rank-00000.safetensors": "0"}')
+        heads = Heads("run/checkpoints")
+        claimed = heads.claim()
+        entry = Entry(10, claimed.generation, "step-00000010.g00000001", "0", 0.0)
+        heads.change(claimed.generation, lambda head: replace(head, entries=(entry,)))
         assert main(["train", "mine.yaml", "--dry-run"]) == 0, "the world is wrong before any mistake is planted"
     return folder
 

@@ -35,7 +35,18 @@ def verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]
 
 
 VERBS = verbs(make_parser())
-WRITERS = ["demo", "data build", "data index", "data tokenizer", "train", "evaluate", "report", "recipes", "data show"]
+WRITERS = [
+    "demo",
+    "data build",
+    "data index",
+    "data tokenizer",
+    "train",
+    "evaluate",
+    "report",
+    "recipes",
+    "data show",
+    "checkpoint prune",
+]
 READERS = [
     "recipes",
     "inspect",
@@ -47,6 +58,9 @@ READERS = [
     "generate",
     "evaluate",
     "data build",
+    "checkpoint list",
+    "checkpoint verify",
+    "checkpoint prune",
 ]
 RECIPE_VERBS = ["recipes", "inspect", "data build", "data pack", "data stream", "train"]
 
@@ -194,7 +208,14 @@ def test_train_hands_on_the_resolved_recipe(world: Path, monkeypatch: pytest.Mon
     [(jobs, ranks, logs)] = handed
     assert ranks == 3 and str(logs) == "runs/mine/logs"
     assert jobs == [
-        {"verb": "train", "recipe": "runs/mine/logs/recipe.yaml", "run": "runs/mine", "until": 7, "resume_from": None}
+        {
+            "verb": "train",
+            "recipe": "runs/mine/logs/recipe.yaml",
+            "run": "runs/mine",
+            "until": 7,
+            "resume_from": None,
+            "time_limit": None,
+        }
     ]
     assert load_recipe(jobs[0]["recipe"]) == load_recipe("mine.yaml", ["stage.steps=30", "parallel.ranks=3"])
     # The launcher has written there, and the same command must go on.

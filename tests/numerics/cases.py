@@ -11,7 +11,7 @@ from configs.training import OptimConfig, ParallelConfig
 from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.collate import Ready, collate
 from data_pipeline.stream.layout import geometry_of
-from pretrain.engine import Engine, born
+from pretrain.engine import Engine
 from pretrain.loss import micro_loss
 from pretrain.memory import held_bytes
 from pretrain.mesh import Mesh
@@ -20,6 +20,7 @@ from pretrain.model.linear import logical_of
 from pretrain.model.vlm import make_model
 from pretrain.optim import make_optimizer, set_rates
 from pretrain.stages import apply_stage
+from pretrain.zero_config import born
 from tests.support.worlds import MODEL, PAD, VOCABULARY, batch_of, micro_batches, rows_of
 
 ALL = {"encoder": 0.01, "projector": 0.01, "decoder": 0.01}

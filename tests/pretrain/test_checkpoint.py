@@ -16,10 +16,13 @@ import pytest
 import torch
 
 from configs.errors import REQUEUE, UserError
-from pretrain.checkpoint import find, latest, step_folder
+from pretrain.checkpoint.choose import Chosen, chosen, find, latest
+from pretrain.checkpoint.choose import folder_of as step_folder
+from pretrain.checkpoint.files import entries_of
+from pretrain.checkpoint.head import Heads
+from pretrain.checkpoint.reading import Checkpoint, weights_sha256
 from pretrain.engine import KINDS
-from pretrain.restore import Checkpoint, weights_sha256
-from pretrain.run_folder import steps_of
+from pretrain.run_folder import checkpoints_of, steps_of
 from tests.support.pool import Pool
 
 CASES = "tests.pretrain.training_cases:"
@@ -51,10 +54,24 @@ def assert_equal(found: Path, wanted: Path) -> Tensors:
     return ours
 
 
+def last_of(run: Path, step: int) -> Chosen:
+    """What `latest` and `find` give for a step."""
+    return chosen(*((lambda root: (root, Heads(root).read().entry(step)))(checkpoints_of(run))))  # type: ignore[arg-type]
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def frozen_of(run: Path) -> Path:
+    (found,) = (run / "checkpoints").glob("frozen.*")
+    return found
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, int]]:
@@ -127,10 +144,13 @@ def test_another_topology_takes_it_whole(
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a flipped byte": (lambda step: flip(step / "rank-00001.safetensors"), "rank-00001.safetensors does not have its"),
-    "a changed index": (lambda step: flip(step / "rank-00002.json"), "rank-00002.json does not have its hash"),
+    "a cut file": (lambda step: cut(step / "rank-00002.safetensors"), "rank-00002.safetensors has"),
     "a missing file": (lambda step: (step / "rank-00000.safetensors").unlink(), "rank-00000.safetensors is missing"),
     "a missing state": (lambda step: (step / "state.json").unlink(), "state.json is missing"),
-    "a torn COMMIT": (lambda step: (step / "COMMIT").write_text('{"rank'), "COMMIT cannot be read"),
+    "a changed ledger": (lambda step: (step / "ledger.bin").write_bytes(b"x"), "ledger.bin has 1 of"),
+    "a torn list": (lambda step: (step / "files.json").write_text('{"rank'), "files.json does not have its hash"),
+    "a missing list": (lambda step: (step / "files.json").unlink(), "files.json is missing"),
+    "a file too many": (lambda step: (step / "rank-00007.safetensors").write_bytes(b""), "does not belong to it"),
 }
 
 
@@ -141,19 +161,22 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     spoil, what = DAMAGE[damage]
     spoil(step_folder(spoilt, 3))
     with caplog.at_level(logging.WARNING):
-        assert latest(spoilt) == find(str(spoilt)) == step_folder(spoilt, 2)
+        assert latest(spoilt) == find(str(spoilt)) == last_of(spoilt, 2)
     assert {record.levelname for record in caplog.records} == {"WARNING"}
     assert str(step_folder(spoilt, 3)) in caplog.text and what in caplog.text
-    assert find(f"{spoilt}@2") == step_folder(spoilt, 2)
+    assert find(f"{spoilt}@2") == last_of(spoilt, 2)
     with pytest.raises(UserError) as refused:
         find(f"{spoilt}@3")
     sentence = str(refused.value)
     assert str(step_folder(spoilt, 3)) in sentence and what in sentence and "\n" not in sentence
 
 
-def test_without_its_commit_a_checkpoint_does_not_exist(spoilt: Path) -> None:
-    (step_folder(spoilt, 3) / "COMMIT").unlink()
-    assert latest(spoilt) == step_folder(spoilt, 2)
+def test_a_damaged_head_is_named_and_the_one_before_is_taken(spoilt: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heads = sorted((spoilt / "checkpoints" / "head").iterdir())
+    flip(heads[-1])
+    with caplog.at_level(logging.WARNING):
+        assert latest(spoilt) == last_of(spoilt, 2)
+    assert f"{heads[-1]} is damaged" in caplog.text
     with pytest.raises(UserError, match=r"has no checkpoint of step 3: it has \[1, 2\]"):
         find(f"{spoilt}@3")
     for step in (1, 2):
@@ -176,34 +199,30 @@ def test_training_goes_on_from_the_one_before(
     assert_equal(step_folder(tmp_path, 6), step_folder(resumed(name) / "straight", 6))
 
 
-def test_leftovers_are_replaced_and_only_committed_ones_pruned(pool: Pool, sources: Sources, tmp_path: Path) -> None:
-    source = step_folder(sources["zero 3 x tp 2"][0], 2)
-    for step in (0, 2):
-        step_folder(tmp_path, step).mkdir(parents=True)
-        for suffix in ("safetensors", "json"):  # a rank that a smaller world has not: its pieces would count twice
-            shutil.copy(source / f"rank-00001.{suffix}", step_folder(tmp_path, step))
+def test_only_what_is_kept_stays(pool: Pool, tmp_path: Path) -> None:
     pool.run(CASES + "written", 1, run=str(tmp_path), zero=0, keep_last=2)
     assert steps_of(tmp_path) == [2, 3]
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [f"step-0000000{n}" for n in (0, 2, 3)]
-    expected = {"COMMIT", "rank-00000.json", "rank-00000.safetensors", "state.json"}
+    kept = {step_folder(tmp_path, step).name for step in (2, 3)}
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"head", *kept}
+    expected = {"files.json", "ledger.bin", "rank-00000.safetensors", "state.json"}
     assert files_of(step_folder(tmp_path, 2)).keys() == expected
-    assert held(step_folder(tmp_path, 2)).keys() == held(source).keys()
 
 
 def test_frozen_parameters_are_written_once_and_taken_from_there(pool: Pool, tmp_path: Path) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
     pool.run(CASES + "written", 2, run=str(run), zero=3, train=FROZEN)
-    frozen = run / "checkpoints" / "frozen"
+    frozen = frozen_of(run)
     before = files_of(frozen)
-    first = (step_folder(run, 1) / "COMMIT").stat().st_mtime_ns
-    assert len(before) == 5 and all(mtime <= first for _, mtime in before.values())
+    first = (step_folder(run, 1) / "files.json").stat().st_mtime_ns
+    assert len(before) == 3 and all(mtime <= first for _, mtime in before.values())
     names = {name for kind, name in held(step_folder(run, 3)) if kind == "exp_avg"}
     assert names and not [name for name in names if name.startswith("encoder.")]
-    for path in step_folder(run, 3).glob("rank-*.json"):
-        assert {piece["name"] for piece in json.loads(path.read_bytes())["pieces"]} <= names
+    for path in step_folder(run, 3).glob("rank-*.safetensors"):
+        assert {stored.name for stored in entries_of(str(path))} <= names
 
     for target in (run, other):  # an engine of other initial weights, of another topology
         arguments: dict[str, Any] = {"source": str(step_folder(run, 2)), "run": str(target), "zero": 0, "train": FROZEN}
+        arguments["frozen"] = str(frozen)
         pool.run(CASES + "carried", 1, **arguments)
     assert files_of(frozen) == before
     assert {"encoder.embed.weight", "decoder.embedding.weight"} <= {
@@ -213,18 +232,9 @@ def test_frozen_parameters_are_written_once_and_taken_from_there(pool: Pool, tmp
 
 def test_damaged_frozen_parameters_are_refused(pool: Pool, tmp_path: Path) -> None:
     pool.run(CASES + "written", 1, run=str(tmp_path), zero=0, train=FROZEN)
-    flip(tmp_path / "checkpoints" / "frozen" / "rank-00000.safetensors")
+    flip(frozen_of(tmp_path) / "rank-00000.safetensors")
     with pytest.raises(UserError, match="frozen"):
         find(f"{tmp_path}@3")
-
-
-def test_leftovers_of_frozen_parameters_are_replaced(pool: Pool, tmp_path: Path) -> None:
-    """A save of two ranks that was killed before its COMMIT, then one of a single rank."""
-    pool.run(CASES + "written", 2, run=str(tmp_path), zero=3, train=FROZEN)
-    shutil.rmtree(step_folder(tmp_path, 3))
-    (tmp_path / "checkpoints" / "frozen" / "COMMIT").unlink()
-    pool.run(CASES + "written", 1, run=str(tmp_path), zero=0, train=FROZEN)
-    assert weights_sha256(step_folder(tmp_path, 3))
 
 
 @pytest.mark.parametrize("name", ["fp32, zero 0, alone", "bf16, zero 3 x dp 2"])
@@ -263,22 +273,16 @@ def test_a_signal_to_one_rank_saves_all_and_nothing_is_lost(
     }
     for result in pool.run(CASES + "trained", 2, **arguments, signal_at=2):
         assert (result["did"], result["code"]) == (2, REQUEUE)
-    assert latest(tmp_path) == step_folder(tmp_path, 2)
+    assert latest(tmp_path) == last_of(tmp_path, 2)
     assert pool.run(CASES + "trained", 2, **arguments)[1]["did"] == 4
     assert_equal(step_folder(tmp_path, 6), step_folder(resumed(name) / "straight", 6))
-
-
-def test_a_full_disk_is_said_in_a_sentence(pool: Pool, tmp_path: Path) -> None:
-    [(kind, said)] = pool.run(CASES + "full_disk", 1, run=str(tmp_path))
-    assert kind == "RunError" and "no space is left" in said
-    assert not steps_of(tmp_path)
 
 
 def test_nothing_is_pickled(sources: Sources, resumed: Runs) -> None:
     runs = [sources["zero 3 x dp 3"][0], resumed("bf16, zero 3 x tp 2") / "resumed"]
     files = [path for run in runs for path in (run / "checkpoints").rglob("*") if path.is_file()]
-    assert {path.suffix or path.name for path in files} == {".safetensors", ".json", "COMMIT"}
-    for path in files:
+    assert {path.suffix or path.name for path in files} == {".safetensors", ".json", ".bin"}
+    for path in (path for path in files if path.suffix != ".bin"):
         data = path.read_bytes()
         size = int.from_bytes(data[:8], "little") if path.suffix == ".safetensors" else None
         assert isinstance(json.loads(data if size is None else data[8 : 8 + size]), dict)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from configs.errors import REQUEUE, UserError
+from configs.errors import NO_REQUEUE, REQUEUE, UserError
 from configs.model import ModelConfig
 from data_pipeline.stream.batch import NO_TARGET, Batch, Vision
 from pretrain.loss import COUNTS, StepCounts, micro_loss
@@ -25,7 +25,7 @@ from tests.support.pool import Pool
 from tests.support.worlds import batch_of, rows_of
 
 CASES = "tests.pretrain.training_cases:"
-PARTS = ("data", "inputs", "forward", "backward", "step", "wait")
+PARTS = ("data", "inputs", "forward", "backward", "checkpoint", "step", "wait")
 RATES = {"projector": 0.004, "decoder": 0.002}
 STAGE = {"stage": {"train": RATES}, "optim": {"warmup_steps": 2, "schedule": "linear"}}
 POSITIONS = 4 * 128
@@ -99,7 +99,10 @@ def test_the_board_shows_what_the_lines_say(run: Path) -> None:
     board, lines = board_of(run), trained_lines(run)
     assert {"loss", "tokens_per_s", "fill", "label_tokens", "grad_norm", "mfu", "validation/loss"} <= board.keys()
     assert {"lr/projector", "lr/decoder", "seconds/total", *(f"seconds/{part}" for part in PARTS)} <= board.keys()
+    assert [step for step, _ in board["goodput/ratio"]] == sorted({step for step, _ in board["goodput/ratio"]})
     for tag, values in board.items():
+        if tag.startswith("goodput/"):
+            continue  # of the timeline: tests/resume/test_goodput.py
         name, _, key = tag.partition("/")
         said = {line["step"]: line[name][key] if key else line[name] for line in lines_of(run) if name in line}
         assert dict(values) == pytest.approx({step: said[step] for step, _ in values}, rel=1e-6), tag
@@ -173,13 +176,26 @@ def test_a_preempted_run_says_so(pool: Pool, squares: Path, tmp_path: Path) -> N
 
 
 def test_a_loss_that_is_no_number_ends_the_run(pool: Pool, squares: Path, tmp_path: Path) -> None:
-    parts = {"stage": {"train": {"decoder": 1e30}}, "checkpoint": {"every": 1}}
+    parts = {"stage": {"train": {"decoder": 1e30}}, "checkpoint": {"every": 1}, "optim": {"nonfinite": "stop"}}
     for result in pool.run(CASES + "trained", 2, world=str(squares), run=str(tmp_path), parts=parts):
-        assert result["did"] == 2 and result["code"] is None
-        assert result["refused"].startswith("the loss of step 2 is nan: lower the learning rates in stage.train")
+        assert result["did"] == 2 and result["code"] == NO_REQUEUE
+        assert result["refused"].startswith(
+            "the gradient of step 2 is not finite (its loss is nan): lower the learning"
+        )
         assert "\n" not in result["refused"]
     assert (status_of(tmp_path)["state"], steps_of(tmp_path)) == ("failed", [1])
     assert [line["step"] for line in lines_of(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_a_flood_of_them_ends_a_run_that_skips_them(pool: Pool, squares: Path, tmp_path: Path, zero: int) -> None:
+    parallel = {"zero": zero, "precision": "fp32"}
+    parts = {"stage": {"train": {"decoder": 1e30}}, "optim": {"max_nonfinite": 3}, "parallel": parallel}
+    for result in pool.run(CASES + "trained", 2, world=str(squares), run=str(tmp_path), parts=parts):
+        assert result["did"] == 4 and result["code"] == NO_REQUEUE
+        assert result["refused"].startswith(
+            "3 of the last 4 steps had gradients that are not finite, the last was step 4"
+        )
 
 
 def test_a_step_whose_samples_all_failed_is_passed(pool: Pool, squares: Path, tmp_path: Path) -> None:
@@ -282,6 +298,7 @@ def test_counts_are_sums_over_micro_steps_and_ranks(pool: Pool) -> None:
             "positions": 8 * 64,
             "flops": 1000.0 * 24,
             "fillers": 0,
+            "samples": 24,
         }
 
 

@@ -9,26 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError
 
 import pretrain.trainer
 from configs.errors import RunError, UserError
 from configs.model import ModelConfig
 from configs.schema import RECIPE, TrainRecipe
-from configs.training import OptimConfig, ParallelConfig
+from configs.training import CheckpointConfig, OptimConfig, ParallelConfig
 from data_pipeline.stream.batch import NO_TARGET, Batch
 from data_pipeline.stream.loader import Loader
-from pretrain import checkpoint as checkpoints
-from pretrain.engine import Engine, born
+from pretrain.checkpoint.choose import find
+from pretrain.checkpoint.reading import Checkpoint, load_engine
+from pretrain.commits import Commits
+from pretrain.engine import KINDS, Engine
 from pretrain.loss import StepCounts, micro_loss
 from pretrain.mesh import Mesh
 from pretrain.model.inputs import to_inputs
 from pretrain.model.linear import logical_of
 from pretrain.model.vlm import make_model
 from pretrain.optim import make_optimizer, set_rates
-from pretrain.restore import Checkpoint, load_engine
+from pretrain.running import train
 from pretrain.stages import apply_stage, freeze_table
-from pretrain.trainer import Trainer, train
+from pretrain.trainer import Trainer
+from pretrain.zero_config import born
 from tests.pretrain.squares import recipe_of
 from tests.support.worlds import MODEL, VOCABULARY, micro_batches, rows_of
 
@@ -111,12 +113,13 @@ def started(mesh: Mesh, world: str, run: str, source: str, zero: int, precision:
     """A trainer with `start_from`, before its first step: what it took from there."""
     parts: dict[str, Any] = {"stage": {"start_from": source}, "parallel": {"zero": zero, "precision": precision}}
     trainer = Trainer(small_recipe(world, **parts), Path(run), mesh)
-    found = Checkpoint(checkpoints.find(source))
+    chosen = find(source)
+    found = Checkpoint(chosen.folder, chosen.frozen)
     engine = trainer.engine
     differing = [
         logical_of(p).name
         for p in engine.module.parameters()
-        if not torch.equal(engine.get(p, "master"), found.tensor(logical_of(p).name).flatten())
+        if not torch.equal(master_of(engine, p), found.tensor(logical_of(p).name).flatten())
     ]
     moments = [float(state["exp_avg"].abs().max()) for state in engine.base_optimizer.state.values()]
     trainer.close()
@@ -170,9 +173,21 @@ def loss_of(engine: Engine, batches: Sequence[Batch]) -> float:
     return float(total[0] / total[1])
 
 
-def save(run: str, step: int, engine: Engine, keep_last: int = 9) -> None:
-    state = {"optimizer_steps": engine.optimizer_steps()}
-    checkpoints.save(Path(run), step, engine, engine.mesh, state, keep_last)
+def commits_of(run: str, mesh: Mesh, keep_last: int = 9) -> Commits:
+    Path(run).mkdir(exist_ok=True)
+    return Commits(CheckpointConfig(keep_last=keep_last), Path(run), mesh, print)
+
+
+def save(commits: Commits, step: int, engine: Engine) -> None:
+    commits.order(step, engine, {"optimizer_steps": engine.optimizer_steps()})
+    commits.before_update()
+    commits.settle()
+
+
+def master_of(engine: Engine, parameter: torch.nn.Parameter) -> torch.Tensor:
+    """This rank's fp32 weights of a parameter, flat."""
+    held = engine.wanted(parameter, KINDS[:1])
+    return held[0].views["master"].detach().float().clone() if held else torch.empty(0)
 
 
 def written(
@@ -180,21 +195,27 @@ def written(
 ) -> list[float]:
     """Three steps with a checkpoint after each. Losses of the weights before and after the third."""
     engine, batches = make_engine(mesh, zero, precision, train)
-    before = 0.0
+    before, commits = 0.0, commits_of(run, mesh, keep_last)
     for step in (1, 2, 3):
         before = loss_of(engine, batches) if step == 3 else before
         learn(engine, batches)
-        save(run, step, engine, keep_last)
+        save(commits, step, engine)
     return [before, loss_of(engine, batches)]
 
 
 def carried(
-    mesh: Mesh, source: str, run: str, zero: int, precision: str = "fp32", train: dict[str, float] = ALL
+    mesh: Mesh,
+    source: str,
+    run: str,
+    zero: int,
+    precision: str = "fp32",
+    train: dict[str, float] = ALL,
+    frozen: str | None = None,
 ) -> list[float]:
     """A checkpoint in an engine of other initial weights, written again; losses before and after one more step."""
     engine, batches = make_engine(mesh, zero, precision, train, seed=8)
-    load_engine(Checkpoint(Path(source)), engine, mesh, moments=True)
-    save(run, 9, engine)
+    load_engine(Checkpoint(source, frozen), engine, mesh, moments=True)
+    save(commits_of(run, mesh), 9, engine)
     before = loss_of(engine, batches)
     learn(engine, batches)
     return [before, loss_of(engine, batches)]
@@ -205,25 +226,10 @@ def refused(mesh: Mesh, source: str, decoder: dict[str, Any]) -> str | None:
     model = MODEL.model_copy(update={"decoder": MODEL.decoder.model_copy(update=decoder)})
     engine, _ = make_engine(mesh, zero=0, model=model)
     try:
-        load_engine(Checkpoint(Path(source)), engine, mesh, moments=True)
+        load_engine(Checkpoint(source), engine, mesh, moments=True)
     except UserError as error:
         return str(error)
     return None
-
-
-def full_disk(mesh: Mesh, run: str) -> tuple[str, str]:
-    """What a save says when safetensors meets a full disk; the error is the one it raised on a tmpfs without space."""
-    engine, batches = make_engine(mesh, zero=0)
-    learn(engine, batches)
-
-    def full(tensors: object, target: str) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", full)
-        with pytest.raises((RunError, SafetensorError)) as caught:
-            save(run, 1, engine)
-    return type(caught.value).__name__, str(caught.value)
 
 
 # ---- stages and sums -----------------------------------------------------------------------------------------------
@@ -239,11 +245,11 @@ def moved(
 ) -> dict[str, list[float]]:
     """One step at TP 1: name -> [largest change of this rank's elements, their largest relative change]."""
     engine, batches = make_engine(mesh, zero, train=train, optim=OptimConfig(eps=1e-12, weight_decay=weight_decay))
-    before = {p: engine.get(p, "master").clone() for p in engine.module.parameters()}
+    before = {p: master_of(engine, p) for p in engine.module.parameters()}
     learn(engine, batches, scale, denominator)
     found = {}
     for parameter, old in before.items():
-        change = (engine.get(parameter, "master") - old).abs()
+        change = (master_of(engine, parameter) - old).abs()
         found[logical_of(parameter).name] = [float(change.max()), float((change / old.abs()).nan_to_num(0.0).max())]
     return found
 

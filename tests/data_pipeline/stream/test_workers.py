@@ -131,7 +131,9 @@ def test_a_worker_that_dies_each_time_ends_the_run(loader: Loader, monkeypatch: 
 
         monkeypatch.setattr(worker, "_start", dying)
         worker.child.process.kill()
-    with pytest.raises(RunError, match=r"reading worker \d was ended by SIGKILL .* in step \d+ micro-step \d+, 3 times"):
+    with pytest.raises(
+        RunError, match=r"reading worker \d was ended by SIGKILL .* in step \d+ micro-step \d+, 3 times"
+    ):
         for step in range(1, 9):
             loader.step(step)
 

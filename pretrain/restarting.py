@@ -1,0 +1,65 @@
+"""Local ranks started again after a failure, while each start finds a newer checkpoint than the one before."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.launch import RankFailure, launch, rank_environment
+from cluster.ranks import Nursery
+from configs.errors import NO_REQUEUE, REQUEUE, USAGE
+from configs.load import load_recipe
+from configs.schema import TrainRecipe
+from pretrain.run_folder import steps_of
+
+TARGET = "pretrain.session:run_as_rank"
+MODULES = ("pretrain.session", "pretrain.running", "pretrain.evaluate", "torch.utils.tensorboard", "deepspeed")
+"""What a rank imports sooner or later: done once, before ranks are forked."""
+
+
+def start_ranks(
+    path: str,
+    jobs: Sequence[dict[str, Any]],
+    ranks: int,
+    log_dir: str,
+    threads: int,
+    on_start: Callable[[list[int]], None] | None,
+) -> None:
+    """Run the jobs of the file `path` on local ranks.
+
+    Raises:
+        RankFailure: ranks failed, and starting them again does not help (93), or they were asked to stop (75).
+    """
+    runs = [Path(job["run"]) for job in jobs if job["verb"] == "train"]
+    most = max((_restarts_of(job) for job in jobs if job["verb"] == "train"), default=0)
+    nursery = Nursery(TARGET, MODULES, rank_environment(0, ranks, 0, threads, None))
+    newest, vain, born = [], 0, time.time()
+    before: tuple[list[int], str] | None = None
+    try:
+        while True:
+            newest = [max(steps_of(run), default=0) for run in runs]
+            try:
+                env = {"LOOKSAY_BORN": f"{born:.3f}"}
+                launch(nursery, [path], ranks=ranks, log_dir=log_dir, threads=threads, env=env, on_start=on_start)
+                return
+            except RankFailure as failure:
+                if failure.exit_code in (USAGE, REQUEUE, NO_REQUEUE) or not most:
+                    raise
+                now, last = [max(steps_of(run), default=0) for run in runs], (failure.lines or [""])[-1]
+                vain = 0 if now != newest else vain + 1
+                if vain > most or (vain and before == (now, last) and failure.status >= 0):
+                    failure.exit_code = NO_REQUEUE
+                    raise
+                before = (now, last)
+                print(
+                    f"{failure}\nlooksay: all ranks start again ({vain} of {most} without a newer checkpoint)",
+                    flush=True,
+                )
+                born = time.time()
+    finally:
+        nursery.close()
+
+
+def _restarts_of(job: dict[str, Any]) -> int:
+    recipe = load_recipe(job["recipe"])
+    return recipe.parallel.restarts if isinstance(recipe, TrainRecipe) else 0

@@ -1,0 +1,1 @@
+"""Killed, moved, damaged, raced: what comes after is what would have come without."""
