@@ -58,7 +58,7 @@ class Engine:
         config = engine_config(parallel, micro_steps, clip)
         config["train_batch_size"] = micro_steps * mesh.dp_size
         trained = [p for p in model.parameters() if p.requires_grad]
-        if parallel.zero == 3:
+        if parallel.zero == 3 and any(isinstance(module, DecoderLayer) for module in model.modules()):
             # One gather a decoder layer (or projector) rather than one a linear: a third of the hooks' time.
             deepspeed.utils.set_z3_leaf_modules(model, [DecoderLayer])
         self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(

@@ -23,16 +23,19 @@ def start_ranks(
     ranks: int,
     log_dir: str,
     threads: int,
-    on_start: Callable[[list[int]], None] | None,
+    on_start: Callable[[list[int]], None] | None = None,
+    nursery: Nursery | None = None,
 ) -> None:
     """Run the jobs of the file `path` on local ranks.
 
+    Args:
+        nursery: where ranks come from; without one they get one of their own.
     Raises:
         RankFailure: ranks failed, and starting them again does not help (93), or they were asked to stop (75).
     """
     runs = [Path(job["run"]) for job in jobs if job["verb"] == "train"]
     most = max((_restarts_of(job) for job in jobs if job["verb"] == "train"), default=0)
-    nursery = Nursery(TARGET, MODULES, rank_environment(0, ranks, 0, threads, None))
+    own = nursery or Nursery(TARGET, MODULES, rank_environment(0, ranks, 0, threads, None))
     newest, vain, born = [], 0, time.time()
     before: tuple[list[int], str] | None = None
     try:
@@ -40,7 +43,7 @@ def start_ranks(
             newest = [max(steps_of(run), default=0) for run in runs]
             try:
                 env = {"LOOKSAY_BORN": f"{born:.3f}"}
-                launch(nursery, [path], ranks=ranks, log_dir=log_dir, threads=threads, env=env, on_start=on_start)
+                launch(own, [path], ranks=ranks, log_dir=log_dir, threads=threads, env=env, on_start=on_start)
                 return
             except RankFailure as failure:
                 if failure.exit_code in (USAGE, REQUEUE, NO_REQUEUE) or not most:
@@ -57,7 +60,8 @@ def start_ranks(
                 )
                 born = time.time()
     finally:
-        nursery.close()
+        if nursery is None:
+            own.close()
 
 
 def _restarts_of(job: dict[str, Any]) -> int:

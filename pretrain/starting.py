@@ -12,6 +12,7 @@ from configs.model import EfficientNetLite0
 from configs.schema import TrainRecipe
 from data_pipeline.stream.read.dataset import Dataset
 from pretrain.checkpoint import choose
+from pretrain.checkpoint.pausing import pause_at
 from pretrain.checkpoint.reading import Checkpoint, load_engine
 from pretrain.commits import Commits
 from pretrain.engine import Engine
@@ -91,6 +92,7 @@ def take_up(
     if chosen is not None:
         found = Checkpoint(chosen.folder, chosen.frozen)
         state = found.state
+        pause_at("load", mesh.rank)
         load_engine(found, engine, mesh, moments=True)
         loader.load_state_dict(state["loader"])
         guard.load(state["guard"], keep_decisions=again)

@@ -134,16 +134,20 @@ class Saver:
             job.done.set()
 
     def _write(self, job: Job) -> None:
-        pause_at("copy", self.mesh.rank)
+        self._at("copy", job)
         if job.frozen:
             views = {(kind, name): view for kind, name, _, view in job.frozen}
             self._write_file(
                 str(self.frozen), parts_of(job.frozen), lambda part: _host_bytes(views[part.kind, part.name])
             )
         self._staging.wait()
-        pause_at("save", self.mesh.rank)
+        self._at("save", job)
         self._write_file(job.folder, self._staging.parts, self._staging.data)
-        pause_at("pieces", self.mesh.rank)
+        self._at("pieces", job)
+
+    def _at(self, moment: str, job: Job) -> None:
+        for name in (moment, f"{moment}:{job.step}"):
+            pause_at(name, self.mesh.rank)
 
     def _write_file(self, folder: str, parts: list[Part], data: Callable[[Part], memoryview]) -> None:
         place = storage.join(self.heads.root, folder)
@@ -157,9 +161,9 @@ class Saver:
         own = {STATE: json.dumps(job.state, indent=1).encode(), LEDGER: job.ledger}
         for name, data in own.items():
             storage.put(storage.join(place, name), data)
-        pause_at("commit", self.mesh.rank)
+        self._at("commit", job)
         sha = self._list_files(job.folder, job, own)
-        pause_at("head", self.mesh.rank)
+        self._at("head", job)
         entry = Entry(job.step, self.generation, job.folder, sha, time.time(), self.frozen, job.score)
         before: list[Head] = []
 
