@@ -21,7 +21,7 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS_BETWEEN = 3
-ROUNDS = 5
+ROUNDS = 4
 
 
 def rank(folder: Path, millions: float) -> None:
@@ -63,7 +63,7 @@ def rank(folder: Path, millions: float) -> None:
     engine = Engine(model, make_optimizer(table, OptimConfig()), parallel, mesh, 1, 1.0)
     commits = Commits(CheckpointConfig(keep_last=1), folder / "ours", mesh, lambda text: None)
     torch.manual_seed(mesh.rank)
-    x = torch.randn(256, width, dtype=torch.bfloat16)
+    x = torch.randn(32, width, dtype=torch.bfloat16)
     gloo = torch.distributed.new_group(backend="gloo")
     times: dict[str, list[float]] = {}
     beside: dict[str, list[float]] = {"none": []}

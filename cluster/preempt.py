@@ -22,7 +22,7 @@ def seconds_of(text: str) -> float:
     """
     days, _, rest = text.rpartition("-")
     parts = rest.split(":")
-    if not all(part.isdigit() for part in parts) or len(parts) > 3 or (days and not days.isdigit()):
+    if not all(part.isdigit() for part in parts) or len(parts) > 3 or ("-" in text and not days.isdigit()):
         raise UserError(f"{text!r} is not a time such as 90, 1:30, 2:00:00 or 1-00:00:00")
     total = 0
     for part in parts:

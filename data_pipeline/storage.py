@@ -70,6 +70,12 @@ def configure(config: "StorageConfig") -> None:
             _configured.settings, _configured.keys, _configured.s3 = settings, keys, None
 
 
+def known_to_answer(path: str) -> None:
+    """What is at `path` was there before: a store that does not answer now is waited for as long as one that did."""
+    if path.startswith(S3_SCHEMES):
+        _configured.store().client.patience.answered = True
+
+
 def is_remote(path: str) -> bool:
     return "://" in path
 

@@ -138,7 +138,9 @@ class Commits:
                 raise RunError(f"the checkpoint could not be written to {self.root}: the ones before it stand")
             if not any(busy for *_, busy in said):
                 break
-            time.sleep(POLL_SECONDS if time.perf_counter() - begun > 1 else 0.005)
+            waited = time.perf_counter() - begun
+            self.saver.waiting(round(waited))
+            time.sleep(POLL_SECONDS if waited > 1 else 0.005)
         self._failures = 0
         self.stall += time.perf_counter() - begun
 

@@ -10,7 +10,8 @@ from cluster.ranks import Nursery
 from configs.errors import NO_REQUEUE, REQUEUE, USAGE
 from configs.load import load_recipe
 from configs.schema import TrainRecipe
-from pretrain.run_folder import steps_of
+from data_pipeline import storage
+from pretrain.run_folder import checkpoints_of, steps_of
 
 TARGET = "pretrain.session:run_as_rank"
 MODULES = ("pretrain.session", "pretrain.running", "pretrain.evaluate", "torch.utils.tensorboard", "deepspeed")
@@ -48,6 +49,8 @@ def start_ranks(
             except RankFailure as failure:
                 if failure.exit_code in (USAGE, REQUEUE, NO_REQUEUE) or not most:
                     raise
+                for run in runs:
+                    storage.known_to_answer(checkpoints_of(run))
                 now, last = [max(steps_of(run), default=0) for run in runs], (failure.lines or [""])[-1]
                 vain = 0 if now != newest else vain + 1
                 if vain > most or (vain and before == (now, last) and failure.status >= 0):

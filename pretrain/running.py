@@ -5,11 +5,12 @@ from pathlib import Path
 from cluster.heartbeat import Heart
 from cluster.preempt import Stop
 from configs.schema import TrainRecipe
+from data_pipeline import storage
 from pretrain.agree import from_first
 from pretrain.checkpoint import choose
 from pretrain.checkpoint.head import Fenced
 from pretrain.mesh import Mesh
-from pretrain.run_folder import check_run_folder, finish, steps_of
+from pretrain.run_folder import check_run_folder, checkpoints_of, finish, steps_of
 from pretrain.trainer import Preempted, Trainer
 
 
@@ -26,6 +27,8 @@ def train(
     folder = Path(run)
     steps = min(until or recipe.stage.steps, recipe.stage.steps)
     check_run_folder(folder, recipe)
+    if (folder / "checkpoints").exists():
+        storage.known_to_answer(checkpoints_of(folder))
     if max(from_first(mesh, steps_of(folder)), default=0) >= steps and (newest := choose.newest_shared(folder, mesh)):
         done = newest.step
     else:

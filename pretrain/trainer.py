@@ -68,6 +68,7 @@ class Trainer:
         self.engine = Engine(
             self.model, make_optimizer(rows, recipe.optim), recipe.parallel, mesh, micro_steps, recipe.optim.clip
         )
+        self.commits.saver.waiting = lambda seconds: self._at(f"checkpoint ({seconds} s)")
         self.guard = Guard(recipe.optim)
         vocabulary = self.loader.chat.vocab_size
         self.passes = Passes(

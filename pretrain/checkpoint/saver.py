@@ -28,6 +28,7 @@ from pretrain.checkpoint.pausing import pause_at
 from pretrain.mesh import Mesh
 
 COMMIT_SECONDS = 1800.0
+SIGN_SECONDS = 1.0
 LOOK_SECONDS = (0.005, 0.5)
 """How long the first rank waits between two looks at the notes: from, to."""
 
@@ -59,6 +60,8 @@ class Saver:
     def __init__(self, heads: Heads, head: Head, mesh: Mesh, config: CheckpointConfig, say: Callable[[str], None]):
         self.heads, self.generation, self.mesh, self.config, self.say = heads, head.generation, mesh, config, say
         self.frozen = head.frozen[0] if head.frozen else None
+        self.waiting: Callable[[int], None] = lambda seconds: None
+        """Told every second that training stands still for a checkpoint: it does not hang."""
         self._staging = Staging()
         self._job: Job | None = None
         self.committed: list[tuple[int, float]] = []
@@ -100,8 +103,8 @@ class Saver:
     def wait(self) -> float:
         """Until this rank's part of the checkpoint in flight is over. Returns the seconds that were waited."""
         begun = time.perf_counter()
-        if self._job is not None:
-            self._job.done.wait()
+        while self._job is not None and not self._job.done.wait(SIGN_SECONDS):
+            self.waiting(round(time.perf_counter() - begun))
         return time.perf_counter() - begun
 
     @property
