@@ -21,6 +21,9 @@ WAITING = ("wait", "update", "forward", "backward")
 """Phases with collectives in them: a rank may stay there because another one hangs."""
 
 
+START = "its start"
+
+
 class KeyValues(Protocol):
     """What is used of torch's stores."""
 
@@ -48,7 +51,9 @@ def blame(beats: dict[int, Beat], now: float, dead_after: float, hung_after: flo
         beat = beats[rank]
         gone = now - beat.count_since
         return f"rank {rank} on {beat.host or 'an unknown host'} has given no sign of life for {gone:.0f} s; it was in {beat.place or 'its start'}"
-    if all(now - beat.place_since > hung_after for beat in beats.values()) and beats:
+    # A start may count the tokens of a whole dataset: its collectives have deadlines of their own.
+    starting = any(beat.place == START for beat in beats.values())
+    if beats and not starting and all(now - beat.place_since > hung_after for beat in beats.values()):
         rank = min(beats, key=lambda rank: (_order(beats[rank].place), rank))
         beat = beats[rank]
         return (
@@ -85,9 +90,10 @@ class Heart:
         end: Callable[[str], None] | None = None,
     ):
         self.store, self.rank, self.world, self.host = store, rank, world, host
-        self.dead_after, self.hung_after = dead_after, hung_after
+        # Only who sees all ranks can say that nobody moves.
+        self.dead_after, self.hung_after = dead_after, hung_after if rank == 0 else float("inf")
         self._end = end or leave
-        self._place = "its start"
+        self._place = START
         self._others = range(world) if rank == 0 else [0] if rank == 1 else []
         self._beats = {other: Beat() for other in self._others}
         self._over = threading.Event()

@@ -168,7 +168,7 @@ def _form(tp: int, rank: int, world: int, device: torch.device, timeout_seconds:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=tp,
         create_gloo_process_groups=False,
-        distributed_timeout_minutes=max(1, round(timeout_seconds / 60)),
+        distributed_timeout_minutes=timeout_seconds / 60,  # type: ignore[arg-type]  # it makes a timedelta of it
     )
     return Mesh(
         rank=rank,

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,9 @@ class Watch:
         from torch.distributed import PrefixStore
 
         parallel = ParallelConfig() if not hasattr(recipe, "parallel") else recipe.parallel
-        own = PrefixStore("heart", store.clone())  # another thread may be blocked in a connection that is shared
+        link = store.clone()  # another thread may be blocked in a connection that is shared
+        link.set_timeout(timedelta(seconds=parallel.heartbeat_seconds))
+        own = PrefixStore("heart", link)
         self.heart = Heart(
             own, place.rank, place.world, socket.gethostname(), parallel.heartbeat_seconds, parallel.timeout_seconds
         )

@@ -6,6 +6,7 @@
 - `swap`      one question, two pictures and a blank; the test behind it
 - `said`      answers over time, held-out pictures with the worst mistakes first
 - `facts`     what went in and how it went: data, packing, curves, freeze table
+- `spent`     where the time of each run went
 - `origin`    states, failures, the resumed segment, configuration, versions
 - `folder`    what a folder holds so far
 - `markup`    pieces of HTML

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.errors import UserError
 from data_pipeline.storage import put
-from pretrain.report import facts, origin, said, swap
+from pretrain.report import facts, origin, said, spent, swap
 from pretrain.report.folder import is_ours, running, stages_of
 
 ASSETS = Path(__file__).parent / "assets"
@@ -49,6 +49,7 @@ def render(root: Path, stages: dict[str, Path], compare: bool = False) -> str:
         lambda: facts.data(root),
         lambda: facts.curves(stages),
         lambda: facts.freeze(stages),
+        lambda: spent.time_spent(stages),
         *((lambda run=run: said.mistakes(run)) for run in runs),
         *((lambda run=run: said.captions(run)) for run in runs),
         lambda: swap.test(stages),

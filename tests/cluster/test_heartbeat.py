@@ -46,6 +46,11 @@ def test_the_rank_that_the_others_wait_for_is_blamed() -> None:
     assert blame(beats, 100.0, 10.0, 40.0) is None, "somebody moves: they may be slow, they do not hang"
 
 
+def test_a_start_may_take_its_time() -> None:
+    beats = {0: beat("its start", 100.0, 0.0), 1: beat("step 7, wait", 100.0, 0.0)}
+    assert blame(beats, 100.0, 10.0, 40.0) is None
+
+
 def test_a_job_whose_rank_stops_ends_everywhere() -> None:
     store, said = Store(), dict[int, str]()
     ended = threading.Event()

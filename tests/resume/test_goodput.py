@@ -52,3 +52,12 @@ def test_a_torn_line_and_no_file(tmp_path: Path) -> None:
         stream.write(json.dumps({"t": 3.0, "gen": 1, "what": "step"})[:-9])
     found = goodput(tmp_path)
     assert found is not None and found["wall"] == 1.0
+
+
+def test_the_report_shows_it(tmp_path: Path) -> None:
+    from pretrain.report.spent import time_spent
+
+    assert time_spent({"sft": tmp_path}) == ""
+    note(tmp_path, [(1, "start", 0, 1.0, {}), (1, "ready", 0, 2.0, {}), (1, "step", 3, 10.0, {"stall": 0.5})])
+    shown = time_spent({"s<ft": tmp_path})
+    assert "s&lt;ft" in shown and "7.5 s" in shown and "83.3%" in shown and "0.5 s" in shown
