@@ -97,10 +97,24 @@ class Heart:
         self._others = range(world) if rank == 0 else [0] if rank == 1 else []
         self._beats = {other: Beat() for other in self._others}
         self._over = threading.Event()
+        self._answered = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
+        self._answered = time.monotonic()
         self._thread.start()
+        threading.Thread(target=self._watch_store, name="heartbeat-store", daemon=True).start()
+
+    def _watch_store(self) -> None:
+        """The store lives in the first rank (or in torchrun): who asks one that was stopped waits, and cannot say so."""
+        while not self._over.wait(BEAT_SECONDS):
+            silent = time.monotonic() - self._answered
+            if silent > self.dead_after:
+                where = self._beats[0].host if 0 in self._beats and self._beats[0].host else "its host"
+                self._end(
+                    f"rank 0 on {where} has given no sign of life for {silent:.0f} s: the job's store, which it holds, does not answer"
+                )
+                return
 
     def at(self, step: int, phase: str) -> None:
         """Say where this rank is."""
@@ -113,7 +127,7 @@ class Heart:
             self._thread.join(2 * BEAT_SECONDS)
 
     def _run(self) -> None:
-        count, answered = 0, time.monotonic()
+        count = 0
         while not self._over.wait(BEAT_SECONDS):
             count += 1
             try:
@@ -121,11 +135,9 @@ class Heart:
                 if self.store.check(["verdict"]):
                     return self._end(self.store.get("verdict").decode())
                 self._look()
-                answered = time.monotonic()
-            except (RuntimeError, OSError) as error:
-                # The store lives in the first rank (or in torchrun): it ends with it.
-                if time.monotonic() - answered > self.dead_after:
-                    return self._end(f"the job's store, on the first rank's host, does not answer ({str(error)[:80]})")
+                self._answered = time.monotonic()
+            except (RuntimeError, OSError):
+                continue  # `_watch_store` counts the seconds
         try:
             self.store.set(f"beat/{self.rank}", f"{count}|over|{self.host}")
         except (RuntimeError, OSError):

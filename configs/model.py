@@ -46,6 +46,55 @@ class NativeViT(Config):
         return self
 
 
+class ViT(Config):
+    """Vision transformer with a learned position for each cell of a fixed grid (Dosovitskiy et al. 2021; CLIP, SigLIP).
+
+    Views of another grid get interpolated positions.
+    """
+
+    type: Literal["vit"] = "vit"
+    patch: int = Field(14, ge=1)
+    image_size: int = Field(
+        ..., ge=1, description="pixels along a side of the pictures that the positions were learned for"
+    )
+    width: int = Field(..., ge=8)
+    depth: int = Field(..., ge=1, description="layers that the published encoder has")
+    heads: int = Field(..., ge=1)
+    mlp_width: int = Field(..., ge=8)
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
+    norm_eps: float = 1e-5
+    class_token: bool = Field(False, description="a learned token before the cells; it is dropped from the features")
+    patch_bias: bool = True
+    pre_norm: bool = Field(False, description="a LayerNorm before the first layer (CLIP)")
+    feature_layer: int = Field(
+        -1,
+        le=-1,
+        description="whose output the features are: -1 the last layer's, after its norm; -2 the one before (LLaVA)",
+    )
+    pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "ViT":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if self.image_size < self.patch:
+            raise ValueError(f"image_size {self.image_size} is below patch {self.patch}")
+        if self.depth + self.feature_layer < 0:
+            raise ValueError(f"feature_layer {self.feature_layer} lies before the first of {self.depth} layers")
+        return self
+
+    @property
+    def layers(self) -> int:
+        """Layers that run: those after the feature layer are not held."""
+        return self.depth + 1 + self.feature_layer
+
+    @property
+    def side(self) -> int:
+        """Cells along a side of the learned grid."""
+        return self.image_size // self.patch
+
+
 class NativeResolution(Config):
     """Keep the picture's own size: rounded to whole cells, shrunk or enlarged into [min_tokens, max_tokens]."""
 
@@ -158,6 +207,11 @@ class DecoderConfig(Config):
         "small for a tied head are drowned, and comparing a word with a picture is learned late",
     )
     tied_head: bool = True
+    vocab_size: int | None = Field(
+        None,
+        ge=1,
+        description="rows of the embedding that mean something, as published; none: as many as the tokenizer has",
+    )
     vocab_multiple: int = Field(128, ge=1, description="vocabulary is padded to a multiple of this, whatever TP is")
     max_length: int = Field(4096, ge=1, description="positions a generation may reach")
 
@@ -170,7 +224,7 @@ class DecoderConfig(Config):
         return self
 
 
-Encoder = Annotated[EfficientNetLite0 | NativeViT, Field(discriminator="type")]
+Encoder = Annotated[EfficientNetLite0 | NativeViT | ViT, Field(discriminator="type")]
 Resolution = Annotated[
     NativeResolution | SquareResolution | TilesResolution | AnyresResolution, Field(discriminator="type")
 ]

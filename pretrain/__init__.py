@@ -38,6 +38,8 @@ session.py       several jobs in one start of the ranks
 restarting.py    local ranks, started again after a failure
 run_folder.py    the run folder as a contract
 provenance.py    commit, versions, system
+importing.py     a published model becomes a run at step 0
+exporting.py     a run as its family is published
 model/           encoder, projector, decoder, and their composition
 
 Answers and scores

@@ -150,8 +150,8 @@ class Commits:
         return taken
 
 
-def live_views(engine: Engine, mesh: Mesh) -> tuple[list[Live], list[Live]]:
-    """What this rank writes: of trained parameters (weights and moments), of frozen ones."""
+def live_views(engine: Engine, mesh: Mesh) -> tuple[list[Live], list[Live] | None]:
+    """What this rank writes: of trained parameters (weights and moments), of frozen ones (None where the model has none)."""
     live: list[Live] = []
     frozen: list[Live] = []
     for parameter in engine.module.parameters():
@@ -162,4 +162,5 @@ def live_views(engine: Engine, mesh: Mesh) -> tuple[list[Live], list[Live]]:
         span = span_of(parameter, mesh.tp_size, held.start, held.stop)
         into = live if parameter.requires_grad else frozen
         into += [(kind, logical_of(parameter).name, span, view) for kind, view in held.views.items()]
-    return live, frozen
+    some = any(not parameter.requires_grad for parameter in engine.module.parameters())
+    return live, frozen if some else None

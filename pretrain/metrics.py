@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
-from configs.model import DecoderConfig, LinearProjector, ModelConfig, NativeViT
+from configs.model import DecoderConfig, LinearProjector, ModelConfig, NativeViT, ViT
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
 from data_pipeline.stream.batch import Batch
@@ -29,10 +29,11 @@ def useful_flops(model: ModelConfig, vocabulary: int, channels: int, batch: Batc
     flops += 6.0 * decoder.layers * decoder.width * float((lengths * (lengths + 1)).sum())
     flops += 6.0 * decoder.width * vocabulary * batch.label_tokens
     flops += 6.0 * visual * projector_weights(model, channels)
-    if encoder_runs and isinstance(model.encoder, NativeViT) and batch.vision.patch_segments is not None:
+    if encoder_runs and isinstance(model.encoder, NativeViT | ViT) and batch.vision.patch_segments is not None:
         vit, sizes = model.encoder, np.diff(batch.vision.patch_segments).astype(float)
+        depth = vit.layers if isinstance(vit, ViT) else vit.depth
         weights = 4 * vit.width**2 + 2 * vit.width * vit.mlp_width
-        flops += 6.0 * vit.depth * (weights * sizes.sum() + 2 * vit.width * float((sizes**2).sum()))
+        flops += 6.0 * depth * (weights * sizes.sum() + 2 * vit.width * float((sizes**2).sum()))
     return flops
 
 

@@ -93,8 +93,9 @@ def take_up(
         found = Checkpoint(chosen.folder, chosen.frozen)
         state = found.state
         pause_at("load", mesh.rank)
-        load_engine(found, engine, mesh, moments=True)
-        loader.load_state_dict(state["loader"])
+        load_engine(found, engine, mesh, moments=bool(found.names("exp_avg")))
+        if state["loader"] is not None:  # an imported model has weights and no past
+            loader.load_state_dict(state["loader"])
         guard.load(state["guard"], keep_decisions=again)
         commits.take_ledger(found)
         found.close()

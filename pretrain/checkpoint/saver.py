@@ -41,7 +41,8 @@ class Job:
     folder: str
     state: dict[str, Any]
     ledger: bytes
-    frozen: list[Live]
+    frozen: list[Live] | None
+    """What this rank holds of the frozen parameters (it may be nothing); None where they are not to be written."""
     score: float | None
     begun: float = field(default_factory=time.perf_counter)
     done: threading.Event = field(default_factory=threading.Event)
@@ -73,7 +74,7 @@ class Saver:
         self,
         step: int,
         live: list[Live],
-        frozen: list[Live],
+        frozen: list[Live] | None,
         state: dict[str, Any],
         ledger: bytes,
         score: float | None = None,
@@ -82,13 +83,14 @@ class Saver:
 
         Args:
             live: what this rank holds of the trained parameters. Nothing may change it until `copied` returned.
-            frozen: of the frozen ones; written with the run's first checkpoint only.
+            frozen: of the frozen ones, written with the run's first checkpoint only; None where the model has none. All ranks
+                give a list, or none does: the first rank waits for each one's file.
         """
         waited = self.wait()
         folder = f"step-{step:08d}.g{self.generation:08d}"
         state = {"schema": SCHEMA, "step": step, "generation": self.generation, **state}
-        job = Job(step, folder, state, ledger, [] if self.frozen else frozen, score)
-        if self.frozen is None and frozen:
+        job = Job(step, folder, state, ledger, None if self.frozen else frozen, score)
+        if self.frozen is None and frozen is not None:
             self.frozen = f"frozen.g{self.generation:08d}"
         job.state["frozen"] = self.frozen
         self._staging.begin(live)
@@ -138,7 +140,7 @@ class Saver:
 
     def _write(self, job: Job) -> None:
         self._at("copy", job)
-        if job.frozen:
+        if job.frozen is not None:
             views = {(kind, name): view for kind, name, _, view in job.frozen}
             self._write_file(
                 str(self.frozen), parts_of(job.frozen), lambda part: _host_bytes(views[part.kind, part.name])
@@ -160,7 +162,7 @@ class Saver:
 
     def _commit(self, job: Job) -> None:
         place = storage.join(self.heads.root, job.folder)
-        frozen = self._list_files(str(self.frozen), job, {}) if job.frozen else None
+        frozen = self._list_files(str(self.frozen), job, {}) if job.frozen is not None else None
         own = {STATE: json.dumps(job.state, indent=1).encode(), LEDGER: job.ledger}
         for name, data in own.items():
             storage.put(storage.join(place, name), data)

@@ -18,6 +18,7 @@ build.py      data build
 data.py       data verify, show, index, tokenizer
 plan.py       data pack, data stream
 checkpoints.py checkpoint list, verify, prune
+exchange.py   import, export
 run.py        train, evaluate, generate, report
 preflight.py  what a training recipe needs, checked without torch
 """

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from configs.errors import DONE, FAILED, USAGE, RunError, UserError
-from pretrain.cli import checkpoints, data, recipes, run, start
+from pretrain.cli import checkpoints, data, exchange, recipes, run, start
 from pretrain.cli.parser import Parser
 
 INTERRUPTED = 130
@@ -23,7 +23,9 @@ ABOUT = """From pairs of pictures and text to a model that answers questions abo
           evaluate    scores of a run against what a blind model can do
           generate    an answer about your picture
           report      a run as one self-contained page
-          checkpoint  list | verify | prune"""
+          checkpoint  list | verify | prune
+          import      a published model becomes a run at step 0
+          export      a run as its family is published"""
 
 EXAMPLES = """examples:
   looksay demo
@@ -42,7 +44,7 @@ def make_parser() -> Parser:
     groups = parser.add_subparsers(
         dest="verb", metavar="VERB", prog="looksay", help=argparse.SUPPRESS, parser_class=Parser
     )
-    for module in (start, recipes, data, run, checkpoints):
+    for module in (start, recipes, data, run, checkpoints, exchange):
         module.add_verbs(groups)
     return parser
 

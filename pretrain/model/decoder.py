@@ -92,6 +92,7 @@ class Decoder(nn.Module):
 
     def __init__(self, build: Builder, config: DecoderConfig, vocabulary: int):
         super().__init__()
+        vocabulary = config.vocab_size or vocabulary
         self.vocabulary, self.theta = vocabulary, config.rope_theta
         self.embedding_scale = config.width**0.5 if config.scale_embeddings else 1.0
         self.head_size = config.width // config.heads

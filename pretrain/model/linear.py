@@ -122,27 +122,36 @@ def _cast_forward(
 
 
 class ColumnLinear(tensor_parallel.ColumnParallelLinear):
-    """[T, I] -> [T, O / TP]: the output features are cut. No bias."""
+    """[T, I] -> [T, O / TP]: the output features are cut."""
 
-    def __init__(self, build: Builder, name: str, inputs: int, outputs: int, std: float | None = None):
+    def __init__(
+        self, build: Builder, name: str, inputs: int, outputs: int, std: float | None = None, bias: bool = False
+    ):
         super().__init__(
             inputs, outputs, config=build.megatron, init_method=lambda t: t, bias=False, gather_output=False
         )
         mine = outputs // build.tp_size
         logical = LogicalTensor(f"{name}.weight", (outputs, inputs), 0, build.tp_rank * mine)
         fill(self.weight, build, logical, build.std if std is None else std)
+        self.shift: nn.Parameter | None = None
+        if bias:
+            self.shift = nn.Parameter(torch.zeros(mine, dtype=build.dtype, device=build.device))
+            mark(self.shift, LogicalTensor(f"{name}.bias", (outputs,), 0, build.tp_rank * mine))
 
     def _forward_impl(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return _cast_forward(input, weight, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x)[0]
+        out = super().forward(x)[0]
+        return out if self.shift is None else out + self.shift.to(out.dtype)
 
 
 class RowLinear(tensor_parallel.RowParallelLinear):
-    """[T, I / TP] -> [T, O]: the input features are cut, partial sums are reduced over TP. No bias."""
+    """[T, I / TP] -> [T, O]: the input features are cut, partial sums are reduced over TP; a bias is added once, after it."""
 
-    def __init__(self, build: Builder, name: str, inputs: int, outputs: int, std: float | None = None):
+    def __init__(
+        self, build: Builder, name: str, inputs: int, outputs: int, std: float | None = None, bias: bool = False
+    ):
         super().__init__(
             inputs,
             outputs,
@@ -155,12 +164,17 @@ class RowLinear(tensor_parallel.RowParallelLinear):
         mine = inputs // build.tp_size
         logical = LogicalTensor(f"{name}.weight", (outputs, inputs), 1, build.tp_rank * mine)
         fill(self.weight, build, logical, build.std if std is None else std)
+        self.shift: nn.Parameter | None = None
+        if bias:
+            self.shift = nn.Parameter(torch.zeros(outputs, dtype=build.dtype, device=build.device))
+            mark(self.shift, LogicalTensor(f"{name}.bias", (outputs,)))
 
     def _forward_impl(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return _cast_forward(input, weight, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x)[0]
+        out = super().forward(x)[0]
+        return out if self.shift is None else out + self.shift.to(out.dtype)
 
 
 class WholeLinear(nn.Module):

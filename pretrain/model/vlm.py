@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs.model import AnyresResolution, EfficientNetLite0, ModelConfig
+from configs.model import AnyresResolution, EfficientNetLite0, ModelConfig, ViT
 from pretrain.mesh import Mesh, math_dtype, param_dtype
 from pretrain.model.cnn import CHANNELS, load_efficientnet
 from pretrain.model.decoder import Decoder, KeyValueCache
@@ -20,6 +20,7 @@ from pretrain.model.inputs import Inputs
 from pretrain.model.linear import Builder
 from pretrain.model.projector import Newline, make_projector
 from pretrain.model.vision import VisionTransformer
+from pretrain.model.vit import GridViT
 
 
 class Output(NamedTuple):
@@ -37,7 +38,7 @@ class VisionLanguageModel(nn.Module):
     ):
         super().__init__()
         self.math, self.merge = math, config.merge
-        self.encoder: VisionTransformer | None = None
+        self.encoder: VisionTransformer | GridViT | None = None
         self.frozen_cnn: list[nn.Module] = []
         if isinstance(config.encoder, EfficientNetLite0):
             self.channels = CHANNELS[config.encoder.feature]
@@ -48,7 +49,8 @@ class VisionLanguageModel(nn.Module):
             self.patch_size = 3 * config.encoder.patch**2
             self.channels = config.encoder.width
             if not features_only:
-                self.encoder = VisionTransformer(build, config.encoder)
+                made = GridViT if isinstance(config.encoder, ViT) else VisionTransformer
+                self.encoder = made(build, config.encoder)  # type: ignore[arg-type]
         self.projector = make_projector(config.projector, build, self.channels, config.decoder.width)
         self.newline = Newline(build, config.decoder.width) if isinstance(config.resolution, AnyresResolution) else None
         self.decoder = Decoder(build, config.decoder, vocabulary)

@@ -83,6 +83,28 @@ def test_a_job_whose_rank_stops_ends_everywhere() -> None:
         heart.close()
 
 
+def test_a_store_that_does_not_answer_is_the_first_ranks_end() -> None:
+    class Stopped(Store):
+        stopped = threading.Event()
+
+        def check(self, keys: list[str]) -> bool:
+            if self.stopped.is_set():
+                time.sleep(30)
+            return super().check(keys)
+
+    store, said = Stopped(), list[str]()
+    store.set("beat/0", "1|step 3, forward|n7")
+    heart = Heart(store, 1, 2, "n8", 3.0, 60.0, said.append)
+    heart.start()
+    time.sleep(1.5)
+    store.stopped.set()
+    begun = time.monotonic()
+    while not said and time.monotonic() - begun < 10:
+        time.sleep(0.05)
+    assert said and said[0].startswith("rank 0 on n7 has given no sign of life for ")
+    assert time.monotonic() - begun < 6
+
+
 def test_ranks_that_end_in_good_order_are_not_missed() -> None:
     store, said = Store(), list[str]()
     hearts = [Heart(store, rank, 2, "n", 3.0, 60.0, said.append) for rank in range(2)]

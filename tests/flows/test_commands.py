@@ -46,6 +46,8 @@ WRITERS = [
     "recipes",
     "data show",
     "checkpoint prune",
+    "import",
+    "export",
 ]
 READERS = [
     "recipes",
@@ -61,6 +63,8 @@ READERS = [
     "checkpoint list",
     "checkpoint verify",
     "checkpoint prune",
+    "import",
+    "export",
 ]
 RECIPE_VERBS = ["recipes", "inspect", "data build", "data pack", "data stream", "train"]
 

@@ -1,0 +1,102 @@
+"""A published folder: config.json and safetensors, whole or sharded, read one tensor at a time."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from configs.errors import UserError
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+class Published:
+    """Read access to a folder's configuration and tensors.
+
+    Raises:
+        UserError: it is no such folder, holds pickled weights only, or its parts contradict each other.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.config: dict[str, Any] = self._json("config.json")
+        self._files = self._where()
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, without reading it."""
+        with self._opened(self._files[name]) as file:
+            return tuple(file.get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Of a tensor, as safetensors writes it: F32, BF16, ..."""
+        with self._opened(self._files[name]) as file:
+            return str(file.get_slice(name).get_dtype())
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, in its published dtype."""
+        with self._opened(self._files[name]) as file:
+            found: Tensor = file.get_tensor(name)
+            return found
+
+    @staticmethod
+    def of_file(path: Path) -> dict[str, Tensor]:
+        """All tensors of one file."""
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            found: dict[str, Any] = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{self.folder} has no {name}: give a folder as `save_pretrained` makes it") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): fetch the folder again") from None
+        return found
+
+    def _where(self) -> dict[str, str]:
+        if (self.folder / INDEX).exists():
+            named: dict[str, str] = self._json(INDEX)["weight_map"]
+            files = sorted(set(named.values()))
+        elif (self.folder / SINGLE).exists():
+            named, files = {}, [SINGLE]
+        else:
+            pickled = next((path.name for path in self.folder.glob("*.bin")), None)
+            if pickled:
+                raise UserError(
+                    f"{self.folder / pickled} is pickled, which may run code when it is read: save the model again with "
+                    "`save_pretrained(..., safe_serialization=True)`"
+                )
+            raise UserError(f"{self.folder} has neither {SINGLE} nor {INDEX}: give a folder with safetensors")
+        found: dict[str, str] = {}
+        for name in files:
+            if Path(name).name != name:
+                raise UserError(f"{self.folder / INDEX} names {name!r}, a file elsewhere: fetch the folder again")
+            for key in self._keys(name):
+                found[key] = name
+        missing = sorted(set(named) - set(found))
+        if missing:
+            raise UserError(
+                f"{self.folder} lacks {missing[0]} and {len(missing) - 1} more that its index names: fetch it again"
+            )
+        return found
+
+    def _keys(self, name: str) -> Iterator[str]:
+        with self._opened(name) as file:
+            yield from file.keys()
+
+    def _opened(self, name: str) -> Any:
+        path = self.folder / name
+        try:
+            return safe_open(str(path), framework="pt")
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: fetch the folder again") from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} cannot be read ({error}): fetch it again") from None

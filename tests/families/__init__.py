@@ -1,0 +1,1 @@
+"""Families of the course: parity with what was published, in and out."""
