@@ -117,3 +117,64 @@ def mean_load(loads: Iterable[Load]) -> Load:
         **{name: sum(getattr(p, name) for p in parts) for name in numbers},
         ordered=any(p.ordered for p in parts),
     )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a plan (or an assumption) as loads of one row each.
+
+    `features`: for each row in plan order (text pairs, patches, patch pairs, views, labels). `source` says where from.
+    """
+
+    mean: Load
+    heaviest: Load
+    features: tuple[tuple[float, ...], ...]
+    source: str
+
+    def micro(self, rows: int) -> Load:
+        """The average micro-step of `rows` rows."""
+        return self.mean.scaled(rows)
+
+    def heavy(self, rows: int) -> Load:
+        """A micro-step near the heaviest: the excess of rows that meet by chance adds up like a root."""
+        if rows == 1:
+            return self.heaviest
+        mean, high, root = self.mean, self.heaviest, rows**0.5
+
+        def more(a: float, b: float) -> float:
+            return a * rows + max(0.0, b - a) * root
+
+        def stretch(a: Stretch, b: Stretch) -> Stretch:
+            return Stretch(*(more(getattr(a, f), getattr(b, f)) for f in NUMBERS), a.padded)
+
+        numbers = ("views", "visual", "newlines", "labels", "pictures", "samples")
+        return Load(
+            stretch(mean.text, high.text),
+            stretch(mean.patches, high.patches),
+            **{name: more(getattr(mean, name), getattr(high, name)) for name in numbers},
+            rows=rows,
+            ordered=high.ordered,
+        )
+
+
+def features_of(load: Load) -> tuple[float, ...]:
+    """What differs from row to row in time."""
+    return (load.text.pairs, load.patches.positions, load.patches.pairs, load.views, load.labels)
+
+
+def rows_of(loads: Sequence[Load], source: str) -> Rows:
+    """Loads of single rows, in plan order."""
+    heaviest = Load(
+        _highest([load.text for load in loads]),
+        _highest([load.patches for load in loads]),
+        **{
+            name: max(getattr(load, name) for load in loads)
+            for name in ("views", "visual", "newlines", "labels", "pictures", "samples", "rows")
+        },
+        ordered=any(load.ordered for load in loads),
+    )
+    return Rows(mean_load(loads), heaviest, tuple(features_of(load) for load in loads), source)
+
+
+def _highest(stretches: Sequence[Stretch]) -> Stretch:
+    return Stretch(*(max(getattr(s, f) for s in stretches) for f in NUMBERS), stretches[0].padded)
