@@ -28,6 +28,7 @@ class HardwareConfig(Config):
     reserved_gb: float = Field(0.0, ge=0, description="of it, what drivers and communication take")
     fragmentation: float = Field(0.0, ge=0, lt=1, description="allowance on what a step allocates")
     peak_tflops: dict[Literal["bf16", "fp32"], float] = Field(..., min_length=1, description="dense matrix products")
+    attention: Literal["bf16", "fp32"] | None = Field(None, description="dtype of attention; none: that of products")
     matmul_efficiency: float = Field(..., gt=0, le=1, description="share of the peak that large matrix products reach")
     attention_efficiency: float = Field(..., gt=0, le=1, description="share of the peak in attention kernels")
     memory_gb_per_s: float = Field(..., gt=0)
@@ -45,7 +46,7 @@ class HardwareConfig(Config):
 
     @model_validator(mode="after")
     def _sourced(self) -> "HardwareConfig":
-        given = self.model_fields_set - {"kind", "device", "sources"}
+        given = self.model_fields_set - {"kind", "device", "attention", "sources"}
         missing = sorted(name for name in given if not self.sources.get(name, "").strip())
         if missing:
             raise ValueError(f"sources has no line for {', '.join(missing)}: say where each figure is from")

@@ -6,6 +6,7 @@ from math import ceil
 from typing import Any
 
 from cluster.cost.activations import Activations, Numbers, activations
+from cluster.cost.cnn import CHANNELS
 from cluster.cost.gathers import Gathers, gathers
 from cluster.cost.load import Load, Rows, Stretch
 from cluster.cost.ops import Convolutions
@@ -156,7 +157,8 @@ class Estimator:
         kept = activations(model, heavy, numbers)
         messages = self.messages(setting, mean, micro_steps, gathered)
         micro = self.micro(setting, mean)
-        updated = held.optimizer / 12
+        mine = sum(p.weight.local(tp) for p in model.weights if p.trained)
+        updated = mine / (dp if setting.zero else 1)
         seconds = step_seconds(
             micro,
             micro_steps,
@@ -204,8 +206,6 @@ class Estimator:
         if isinstance(encoder, NativeViT):
             return 3.0 * encoder.patch**2, 0.0, 0.0
         if self.recipe.data.cache_features and isinstance(encoder, EfficientNetLite0):
-            from cluster.cost.cnn import CHANNELS
-
             return 0.0, 2.0 * CHANNELS[encoder.feature], 0.0
         return 0.0, 0.0, 3.0 * encoder.patch**2
 
@@ -247,8 +247,8 @@ class Estimator:
         if dp == 1 or len(rows) < dp * each:
             return 0.0
         base, slopes = self.slopes(setting)
-        costs = [base + sum(s * f for s, f in zip(slopes, row, strict=True)) for row in rows]
-        ranks = [sum(costs[i : i + each]) for i in range(0, len(costs) - each + 1, each)]
+        costs = [sum(s * f for s, f in zip(slopes, row, strict=True)) for row in rows]
+        ranks = [base + sum(costs[i : i + each]) for i in range(0, len(costs) - each + 1, each)]
         slowest = mean = 0.0
         for start in range(0, len(ranks) - dp + 1, dp):
             group = ranks[start : start + dp]
@@ -257,8 +257,8 @@ class Estimator:
         return slowest / mean - 1 if mean else 0.0
 
     def slopes(self, setting: Setting) -> tuple[float, list[float]]:
-        """Seconds of a row = base + slopes x features (cluster/cost/load.py), linear around the mean row."""
-        mean = self.rows.mean
+        """Seconds of a micro-step = base + slopes x features of its rows (cluster/cost/load.py), linear around the mean."""
+        mean = self.rows.micro(setting.rows_per_rank)
         text, patches = mean.text, mean.patches
         changed = [
             replace(mean, text=_more(text, ("gathered", "pairs", "useful"))),

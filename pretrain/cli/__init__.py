@@ -18,5 +18,7 @@ build.py      data build
 data.py       data verify, show, index, tokenizer
 plan.py       data pack, data stream
 run.py        train, evaluate, generate, report
+estimate.py   estimate: a recipe on a site
+estimate_text.py  its results as trees for programs and tables for people
 preflight.py  what a training recipe needs, checked without torch
 """

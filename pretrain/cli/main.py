@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from configs.errors import DONE, FAILED, USAGE, RunError, UserError
-from pretrain.cli import data, recipes, run, start
+from pretrain.cli import data, estimate, recipes, run, start
 from pretrain.cli.parser import Parser
 
 INTERRUPTED = 130
@@ -22,7 +22,8 @@ ABOUT = """From pairs of pictures and text to a model that answers questions abo
   run     train       a recipe's stage
           evaluate    scores of a run against what a blind model can do
           generate    an answer about your picture
-          report      a run as one self-contained page"""
+          report      a run as one self-contained page
+  cluster estimate    memory, time and cost of a recipe on a site"""
 
 EXAMPLES = """examples:
   looksay demo
@@ -41,7 +42,7 @@ def make_parser() -> Parser:
     groups = parser.add_subparsers(
         dest="verb", metavar="VERB", prog="looksay", help=argparse.SUPPRESS, parser_class=Parser
     )
-    for module in (start, recipes, data, run):
+    for module in (start, recipes, data, run, estimate):
         module.add_verbs(groups)
     return parser
 
