@@ -12,4 +12,5 @@
 
 place.py   which rank this process is, read from torchrun's, SLURM's or our launcher's environment
 launch.py  local ranks: a fresh port, a log each, all ended when one fails, and what that one said last
+cost/      what a recipe needs and takes on a site, by arithmetic: memory, traffic, FLOPs, seconds, failures
 """

@@ -13,15 +13,17 @@ from configs.listing import ENDINGS, SITES, find_sites, nearest
 class LinkConfig(Config):
     """A path between two devices."""
 
-    gb_per_s: float = Field(..., gt=0, description="what one device sends in one direction in large collectives, 1e9 bytes")
+    gb_per_s: float = Field(
+        ..., gt=0, description="what one device sends in one direction in large collectives, 1e9 bytes"
+    )
     latency_us: float = Field(..., ge=0, description="of one hop of a collective")
 
 
 class HardwareConfig(Config):
     """What a node is made of. Every figure has a line in `sources`: where it is from, or how it was measured."""
 
-    kind: Literal["gpu", "cpu"]
-    device: str = Field(..., description="what one device is; on a cpu site, one core")
+    kind: Literal["gpu", "host"] = Field(..., description="host: ranks share out the cores of a node")
+    device: str = Field(..., description="what one device is; on a host site, one core")
     devices_per_node: int = Field(..., ge=1)
     nodes: int = Field(1, ge=1, description="most nodes of one job")
     memory_gb: float = Field(..., gt=0, description="of one device, 1e9 bytes")
@@ -41,7 +43,9 @@ class HardwareConfig(Config):
     storage_gb_per_s: float = Field(..., gt=0, description="what one node writes of a checkpoint")
     mtbf_hours: float | None = Field(None, gt=0, description="of one device: mean time between failures that end a job")
     restart_minutes: float = Field(10.0, ge=0, description="from a failure to the first step after it")
-    jitter: float = Field(0.02, ge=0, lt=1, description="spread of a rank's micro-step time from causes outside the plan")
+    jitter: float = Field(
+        0.02, ge=0, lt=1, description="spread of a rank's micro-step time from causes outside the plan"
+    )
     sources: dict[str, str] = Field(..., description="figure -> where it is from")
 
     @model_validator(mode="after")

@@ -24,6 +24,8 @@ checkpoint.py    checkpoints that know no topology: written, found, pruned
 restore.py       read by name into any topology
 validation.py    held-out loss, and the same pictures' answers over time
 metrics.py       metrics.jsonl, TensorBoard, wandb; useful FLOPs
+loads.py         a batch as the cost model's counts
+row_loads.py     a plan's rows (or an assumption) as the cost model's counts
 memory.py        where a rank's memory goes, and what to say when it runs out
 session.py       several jobs in one start of the ranks
 run_folder.py    the run folder as a contract

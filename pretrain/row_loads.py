@@ -1,8 +1,8 @@
 """Rows for the cost model: a plan's where the dataset is there, else what one typical picture and text make.
 
-    dataset -> planner -> rows -> Load of each  --(kept in the user's cache)-->  Rows
-    --lengths FILE.npz -> planner on bare lengths --^
-    a picture's size, tokens of text -> layout -> samples that fill a row --^
+dataset -> planner -> rows -> Load of each  --(kept in the user's cache)-->  Rows
+--lengths FILE.npz -> planner on bare lengths --^
+a picture's size, tokens of text -> layout -> samples that fill a row --^
 """
 
 import hashlib

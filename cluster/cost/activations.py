@@ -132,7 +132,9 @@ def tables(model: Model, load: Load) -> float:
     """What layers share: angles of the rotation, places of segments, places of visual tokens."""
     total = 0.0
     for stream in ("text", "patches"):
-        op = next((o for m, live in flow(model) for o in m.ops if isinstance(o, Attend) and m.stream == stream and live), None)
+        op = next(
+            (o for m, live in flow(model) for o in m.ops if isinstance(o, Attend) and m.stream == stream and live), None
+        )
         if op is None:
             continue
         stretch = load.stretch(stream)

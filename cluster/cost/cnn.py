@@ -28,7 +28,9 @@ def modules(config: EfficientNetLite0, tp: int) -> list[Module]:
 
 def parameters(config: EfficientNetLite0) -> int:
     """Elements up to the feature, with scale and shift of each batch norm: what the freeze table shows."""
-    return sum(weights + 2 * channels for block, weights, channels, _ in _convolutions() if _needed(config.feature, block))
+    return sum(
+        weights + 2 * channels for block, weights, channels, _ in _convolutions() if _needed(config.feature, block)
+    )
 
 
 def channels(config: EfficientNetLite0) -> int:

@@ -21,7 +21,10 @@ def layers(config: DecoderConfig, tp: int) -> list[Module]:
     kv: Cut = "partial" if shared else "column"
     norms: list[Op] = []
     if config.qk_norm is not None:
-        norms = [HeadNorm("q_norm", head, config.heads, True), HeadNorm("k_norm", head, config.heads if shared else kv_heads, True)]
+        norms = [
+            HeadNorm("q_norm", head, config.heads, True),
+            HeadNorm("k_norm", head, config.heads if shared else kv_heads, True),
+        ]
     ops: list[Op] = [
         Norm("norm1", width),
         Linear("q", width, width, "column"),

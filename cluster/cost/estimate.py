@@ -209,12 +209,12 @@ class Estimator:
             return 0.0, 2.0 * CHANNELS[encoder.feature], 0.0
         return 0.0, 0.0, 3.0 * encoder.patch**2
 
-    def _memory(
-        self, held: States, kept: Activations, gathered: Gathers | None, setting: Setting
-    ) -> dict[str, float]:
+    def _memory(self, held: States, kept: Activations, gathered: Gathers | None, setting: Setting) -> dict[str, float]:
         numbers, hardware = self.numbers, self.hardware
         whole = gathered.peak * numbers.weight if gathered is not None and setting.dp > 1 else 0.0
-        outside = sum(op.elements * 4.0 for m in self.model(setting.tp).modules for op in m.ops if isinstance(op, Convolutions))
+        outside = sum(
+            op.elements * 4.0 for m in self.model(setting.tp).modules for op in m.ops if isinstance(op, Convolutions)
+        )
         act = kept.recomputed if setting.recompute else kept.total
         items = {
             "weights": float(held.weights),

@@ -79,7 +79,8 @@ def gathers(model: Model, dp: int, threshold: int = 0) -> Gathers:
 
 def _uses(trace: list[list[Parameter]]) -> tuple[list[int], dict[Parameter, list[int]]]:
     """Elements of the trace before each step, and the steps that use each parameter."""
-    ends, uses = [0], {}
+    ends: list[int] = [0]
+    uses: dict[Parameter, list[int]] = {}
     for step, wanted in enumerate(trace):
         ends.append(ends[-1] + sum(size for _, size in wanted))
         for p in wanted:

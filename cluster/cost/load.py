@@ -1,6 +1,6 @@
 """What one micro-step on one rank carries, as counts: plain numbers that a plan, a batch or an assumption gives."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 BUCKET_WASTE, SHORT = 1.3, 512
@@ -26,10 +26,15 @@ class Stretch:
     """Segments are gathered into padded calls (else each is a call of its own on a view)."""
 
     def scaled(self, factor: float) -> "Stretch":
-        return Stretch(*(getattr(self, f) * factor for f in NUMBERS), self.padded)
+        return _stretch(lambda f: getattr(self, f) * factor, self.padded)
 
 
 NUMBERS = ("positions", "real", "gathered", "pairs", "useful", "calls")
+
+
+def _stretch(number: Callable[[str], float], padded: bool) -> Stretch:
+    """A stretch of `number(field)`."""
+    return Stretch(**{name: number(name) for name in NUMBERS}, padded=padded)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def mean_load(loads: Iterable[Load]) -> Load:
     parts = [load.scaled(share) for load in held]
 
     def total(values: Sequence[Stretch]) -> Stretch:
-        return Stretch(*(sum(getattr(v, f) for v in values) for f in NUMBERS), values[0].padded)
+        return _stretch(lambda f: sum(getattr(v, f) for v in values), values[0].padded)
 
     numbers = ("views", "visual", "newlines", "labels", "pictures", "samples", "rows")
     return Load(
@@ -145,7 +150,7 @@ class Rows:
             return a * rows + max(0.0, b - a) * root
 
         def stretch(a: Stretch, b: Stretch) -> Stretch:
-            return Stretch(*(more(getattr(a, f), getattr(b, f)) for f in NUMBERS), a.padded)
+            return _stretch(lambda f: more(getattr(a, f), getattr(b, f)), a.padded)
 
         numbers = ("views", "visual", "newlines", "labels", "pictures", "samples")
         return Load(
@@ -177,4 +182,4 @@ def rows_of(loads: Sequence[Load], source: str) -> Rows:
 
 
 def _highest(stretches: Sequence[Stretch]) -> Stretch:
-    return Stretch(*(max(getattr(s, f) for s in stretches) for f in NUMBERS), stretches[0].padded)
+    return _stretch(lambda f: max(getattr(s, f) for s in stretches), stretches[0].padded)

@@ -16,7 +16,11 @@ def tensor_sizes(estimator: Estimator, ranks: int) -> list[int]:
     return [
         n
         for n in range(1, min(node, ranks) + 1)
-        if node % n == 0 and ranks % n == 0 and decoder.heads % n == 0 and vocabulary % n == 0 and decoder.mlp_width % n == 0
+        if node % n == 0
+        and ranks % n == 0
+        and decoder.heads % n == 0
+        and vocabulary % n == 0
+        and decoder.mlp_width % n == 0
     ]
 
 
@@ -48,7 +52,10 @@ def nearest_change(estimator: Estimator, setting: Setting) -> Estimate | None:
     for candidates in (
         list(changes(estimator, setting)),
         [twice for once in changes(estimator, setting) for twice in changes(estimator, once)],
-        [replace(setting, shorter=setting.shorter / 2), *(replace(s, shorter=0.5) for s in changes(estimator, setting))],
+        [
+            replace(setting, shorter=setting.shorter / 2),
+            *(replace(s, shorter=0.5) for s in changes(estimator, setting)),
+        ],
     ):
         fits = [one for candidate in dict.fromkeys(candidates) if (one := estimator.run(candidate)).fits]
         real = [one for one in fits if not one.setting.recompute] or fits

@@ -1,6 +1,6 @@
 """Native-resolution ViT (pretrain/model/vision.py): embedding of patches, blocks, norm."""
 
-from cluster.cost.ops import Activation, Attend, Linear, Module, Norm
+from cluster.cost.ops import Activation, Attend, Cut, Linear, Module, Norm
 from configs.model import NativeViT
 
 
@@ -8,7 +8,8 @@ def modules(config: NativeViT, tp: int) -> list[Module]:
     """Heads are cut over TP where TP divides them and the MLP, else the encoder is whole on every rank."""
     width, wide = config.width, config.mlp_width
     cut = tp > 1 and config.heads % tp == 0 and wide % tp == 0
-    column, row = ("column", "row") if cut else ("whole", "whole")
+    column: Cut = "column" if cut else "whole"
+    row: Cut = "row" if cut else "whole"
     head = width // config.heads
     block = (
         Norm("norm1", width, "layer"),

@@ -104,9 +104,7 @@ def _attention(
     copies = 8.0 * stretch.gathered * wide * numbers.attention if stretch.padded else 4.0 * n * wide * numbers.math
     started = 12 + 8 * stretch.calls
     forward = Kernel(attention=flops, moved=turning + copies, kernels=started)
-    return forward, Kernel(
-        attention=2.5 * flops, moved=2 * (turning + copies), kernels=1.5 * started
-    ) if live else None
+    return forward, Kernel(attention=2.5 * flops, moved=2 * (turning + copies), kernels=1.5 * started) if live else None
 
 
 def _elementwise(op: Op, n: float, tp: int, numbers: Numbers) -> tuple[float, float, float]:
@@ -121,7 +119,11 @@ def _elementwise(op: Op, n: float, tp: int, numbers: Numbers) -> tuple[float, fl
         size = n * op.width / (tp if op.cut else 1) * m
         return size * (5 if op.gated else 2), size * (8 if op.gated else 3), 2 if op.gated else 1
     if isinstance(op, Lookup):
-        return n * op.width * (2 * numbers.weight + 2 * m), n * op.width * 3 * FP32 + op.vocabulary / tp * op.width * 6, 4
+        return (
+            n * op.width * (2 * numbers.weight + 2 * m),
+            n * op.width * 3 * FP32 + op.vocabulary / tp * op.width * 6,
+            4,
+        )
     if isinstance(op, Loss):
         size = n * op.vocabulary / tp
         return size * (m + 8 * FP32), size * (m + 4 * FP32), 12

@@ -30,9 +30,7 @@ def names(mesh: Mesh, configs: list[dict[str, Any]], features_only: bool = False
         net = vlm.make_model(config, VOCABULARY, mesh, "fp32", "fp32", 0, features_only)
         listed = make_model(config, VOCABULARY, mesh.tp_size, {"decoder": 1.0}, features_only)
         real = [(logical_of(p).name, logical_of(p).shape, logical_of(p).axis, tuple(p.shape)) for p in net.parameters()]
-        mine = [
-            (p.weight.name, p.weight.shape, p.weight.axis, p.weight.local(mesh.tp_size)) for p in listed.weights
-        ]
+        mine = [(p.weight.name, p.weight.shape, p.weight.axis, p.weight.local(mesh.tp_size)) for p in listed.weights]
         sizes = [(name, shape, axis, _product(local)) for name, shape, axis, local in real]
         frozen = sum(p.numel() for part in net.frozen_cnn for p in part.parameters())
         found.append([sizes, mine, frozen])

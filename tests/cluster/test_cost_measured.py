@@ -12,7 +12,14 @@ from tests.support.worlds import MODEL, VOCABULARY
 
 ALL = {"encoder": 0.01, "projector": 0.01, "decoder": 0.01}
 PART = {"projector": 0.01, "decoder.layers[1:]": 0.01}
-LAYOUTS = [(2, 1, 0, "fp32"), (2, 1, 1, "bf16"), (2, 1, 2, "bf16"), (3, 1, 3, "bf16"), (3, 1, 2, "fp32"), (2, 1, 3, "fp32")]
+LAYOUTS = [
+    (2, 1, 0, "fp32"),
+    (2, 1, 1, "bf16"),
+    (2, 1, 2, "bf16"),
+    (3, 1, 3, "bf16"),
+    (3, 1, 2, "fp32"),
+    (2, 1, 3, "fp32"),
+]
 LAYOUTS += [(2, 2, 0, "fp32"), (2, 2, 1, "bf16"), (4, 2, 2, "bf16"), (4, 2, 3, "fp32"), (4, 2, 1, "fp32")]
 ENDINGS: list[dict[str, Any]] = [{}, {"tied_head": False, "kv_heads": 1, "qk_norm": None, "scale_embeddings": True}]
 
@@ -41,7 +48,9 @@ def models() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("tp", [1, 2, 4])
 def test_every_parameter_is_listed_by_name_and_shape(pool: Pool, tp: int) -> None:
-    for config, (real, listed, frozen) in zip(models(), pool.run(CASES + "names", tp, tp, configs=models())[0], strict=True):
+    for config, (real, listed, frozen) in zip(
+        models(), pool.run(CASES + "names", tp, tp, configs=models())[0], strict=True
+    ):
         assert real == listed, config
         if config["encoder"]["type"] == "efficientnet_lite0":
             made = make_model(ModelConfig.model_validate(config), VOCABULARY, tp, ALL)

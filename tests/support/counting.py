@@ -43,7 +43,7 @@ class Collectives(TorchDispatchMode):
             if name not in OPS and name not in ("barrier", "monitored_barrier_"):
                 raise AssertionError(f"a collective that nobody counts: {name}")
             if name in OPS:
-                tensors = [t for t in _tensors([a for a in args if not isinstance(a, torch.ScriptObject)])]
+                tensors = list(_tensors([a for a in args if not isinstance(a, torch.ScriptObject)]))
                 group = self._group(args)
                 if OPS[name] in ("all_gather", "reduce_scatter"):
                     size = max(_total(args[0]), _total(args[1]))
