@@ -41,6 +41,7 @@ class HardwareConfig(Config):
     inter_node: LinkConfig | None = None
     overlap: float = Field(0.0, ge=0, le=1, description="share of a pass's compute that hides collectives beside it")
     storage_gb_per_s: float = Field(..., gt=0, description="what one node writes of a checkpoint")
+    storage_limit_gb_per_s: float | None = Field(None, gt=0, description="what all nodes together write")
     mtbf_hours: float | None = Field(None, gt=0, description="of one device: mean time between failures that end a job")
     restart_minutes: float = Field(10.0, ge=0, description="from a failure to the first step after it")
     jitter: float = Field(

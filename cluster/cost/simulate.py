@@ -27,7 +27,8 @@ def simulate(estimator: Estimator, setting: Setting, mtbf_hours: float, steps: i
     mean = sum(times) / len(times)
     hardware = estimator.hardware
     nodes = max(1, -(-setting.ranks // hardware.devices_per_node))
-    written = checkpoint_bytes(estimate.model).each / (hardware.storage_gb_per_s * 1e9 * nodes)
+    rate = min(hardware.storage_gb_per_s * nodes, hardware.storage_limit_gb_per_s or float("inf"))
+    written = checkpoint_bytes(estimate.model).each / (rate * 1e9)
     failures = Failures(mtbf_hours * 3600 / setting.ranks, hardware.restart_minutes * 60, written)
     run = mean * estimator.recipe.stage.steps
     table = best_interval(failures, mean, max(run, 30 * DAY), seed)
