@@ -1,10 +1,10 @@
 """`looksay estimate` against what is measured: see docs/benchmarks/estimate.md.
 
-    python benchmarks/estimate.py bytes       parameters, states, activations, traffic of real engines
-    python benchmarks/estimate.py machine     this machine's peaks, as doctor measures them
-    python benchmarks/estimate.py steps       step times at 1 and 2 ranks from those peaks
-    python benchmarks/estimate.py published   published large runs, constants of the packaged sites
-    python benchmarks/estimate.py command     CPU seconds of the command
+python benchmarks/estimate.py bytes       parameters, states, activations, traffic of real engines
+python benchmarks/estimate.py machine     this machine's peaks, as doctor measures them
+python benchmarks/estimate.py steps       step times at 1 and 2 ranks from those peaks
+python benchmarks/estimate.py published   published large runs, constants of the packaged sites
+python benchmarks/estimate.py command     CPU seconds of the command
 """
 
 import os
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import tests.support.pool
 from cluster.cost.estimate import Estimator, Setting
 from configs.load import load_recipe, resolve
 from configs.site import HardwareConfig
@@ -84,6 +85,12 @@ def model_of(encoder: dict[str, Any], decoder: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def two_ranks() -> Pool:
+    """A pool of two: more would stand in the way of what is timed."""
+    tests.support.pool.SIZE = 2
+    return Pool()
+
+
 Case = tuple[str, dict[str, Any], int, int, int, str, dict[str, float], int, int, int]
 CASES: list[Case] = [  # name, model, ranks, TP, ZeRO, weights, trained, length, rows a rank, micro-steps
     ("30 M", model_of(VIT, DECODER), 1, 1, 3, "bf16", ALL, 1024, 1, 2),
@@ -120,7 +127,7 @@ def measured_hardware(pool: Pool, ranks: int) -> tuple[HardwareConfig, dict[str,
 
 
 def compare_steps(only_machine: bool = False) -> None:
-    pool = Pool()
+    pool = two_ranks()
     sites = {ranks: measured_hardware(pool, ranks) for ranks in (1, 2)}
     for ranks, (_, mean) in sites.items():
         print(f"{ranks} ranks, each: " + ", ".join(f"{name} {value:.4g}" for name, value in mean.items()))

@@ -76,7 +76,10 @@ def ready(model: ModelConfig, seed: int, picture: tuple[int, int] | None, text: 
     labels[-text // 2 :] = True
     images = [random.integers(0, 256, (picture[1], picture[0], 3), dtype=np.uint8)] if picture else []
     return Ready(
-        Encoded(np.array(ids), labels, np.arange(1, 1 + len(images))), [picture] if picture else [], images=images, info={}
+        Encoded(np.array(ids), labels, np.arange(1, 1 + len(images))),
+        [picture] if picture else [],
+        images=images,
+        info={},
     )
 
 

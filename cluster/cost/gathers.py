@@ -6,7 +6,6 @@ next REUSE parameters of the trace use it again. So a model of less than REUSE e
 and stays whole until its backward, a large one is gathered twice.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
@@ -26,6 +25,8 @@ class Gathers:
 
     elements: int
     peak: int
+    between: int
+    """Held whole between forward and backward."""
     calls: int
     persistent: int
     """Elements that are never dropped (`persistence_threshold`); gathered once a step."""
@@ -37,12 +38,13 @@ Parameter = tuple[int, int]
 
 def gathers(model: Model, dp: int, threshold: int = 0) -> Gathers:
     """What one micro-step gathers on a rank, after the first two."""
-    trace = list(_trace(model))
+    forward, backward = _trace(model)
+    trace = [*forward, *backward]
     ends, uses = _uses(trace)
     kept = {p for step in trace for p in step if p[1] <= threshold}
     held = set(kept)
     available = most = sum(size for _, size in kept)
-    elements = calls = queue = 0
+    elements = calls = queue = between = 0
     order = [(step, p) for step, step_parameters in enumerate(trace) for p in step_parameters]
     fetched: dict[Parameter, int] = {}
     for step, wanted in enumerate(trace):
@@ -74,7 +76,8 @@ def gathers(model: Model, dp: int, threshold: int = 0) -> Gathers:
             if p not in kept and p in held and not soon and fetched.get(p, -1) <= step + 1:
                 held.discard(p)
                 available -= p[1]
-    return Gathers(elements, most, calls, sum(size for _, size in kept))
+        between = available if step == len(forward) - 1 else between
+    return Gathers(elements, most, between, calls, sum(size for _, size in kept))
 
 
 def _uses(trace: list[list[Parameter]]) -> tuple[list[int], dict[Parameter, list[int]]]:
@@ -88,8 +91,8 @@ def _uses(trace: list[list[Parameter]]) -> tuple[list[int], dict[Parameter, list
     return ends, uses
 
 
-def _trace(model: Model) -> Iterator[list[Parameter]]:
-    """Parameters of each module call, forward and then backward where a gradient flows."""
+def _trace(model: Model) -> tuple[list[list[Parameter]], list[list[Parameter]]]:
+    """Parameters of each module call: forward, and backward where a gradient flows."""
     calls: list[tuple[list[Parameter], bool]] = []
     number, embedding = 0, None
     for module, live in flow(model):
@@ -112,5 +115,4 @@ def _trace(model: Model) -> Iterator[list[Parameter]]:
                 calls.append((group, backward or group is embedding))
         if any(placed.weight.name == "decoder.embedding.weight" for placed in held):
             embedding = sizes
-    yield from (group for group, _ in calls)
-    yield from (group for group, backward in reversed(calls) if backward)
+    return [group for group, _ in calls], [group for group, backward in reversed(calls) if backward]

@@ -81,8 +81,7 @@ def _partitioned(weights: Sequence[Placed], dp: int, tp: int, weight_bytes: int,
     held = sum(ceil(size / dp) * count for (size, _), count in counts.items())
     share = sum(ceil(size / dp) * count for (size, trained), count in counts.items() if trained)
     groups = len(_groups(weights, tp))
-    copies = 3 if weight_bytes < FP32 else 2  # fp32 weights are their own master copy
-    return States(held * weight_bytes, share * FP32, share * copies * FP32 + groups * FP32, bucket)
+    return States(held * weight_bytes, share * FP32, share * 3 * FP32 + groups * FP32, bucket)
 
 
 def _groups(weights: Sequence[Placed], tp: int) -> dict[tuple[str, bool], list[int]]:

@@ -1,14 +1,19 @@
 """What the pool's ranks run: real engines measured, beside what cluster/cost says of them."""
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cluster.cost.activations import Numbers, activations
+from cluster.cost.estimate import Estimator
 from cluster.cost.gathers import gathers
+from cluster.cost.load import rows_of
 from cluster.cost.parts import Model, make_model
 from cluster.cost.states import states
-from cluster.cost.traffic import Message, control, data_parallel, group_sizes, tensor_parallel
+from cluster.cost.traffic import Message, control, data_parallel, group_sizes, tensor_parallel, wire_bytes
 from configs.model import ModelConfig
+from configs.site import load_site
 from data_pipeline.stream.batch import Batch
 from pretrain.loads import load_of
 from pretrain.loss import micro_loss
@@ -17,7 +22,8 @@ from pretrain.model import vlm
 from pretrain.model.inputs import to_inputs
 from pretrain.model.linear import logical_of
 from pretrain.optim import set_rates
-from tests.pretrain.training_cases import make_engine
+from pretrain.trainer import Trainer
+from tests.pretrain.training_cases import make_engine, small_recipe
 from tests.support.counting import Collectives, SavedTensors, state_bytes
 from tests.support.worlds import MODEL, VOCABULARY
 
@@ -77,7 +83,7 @@ def measured(mesh: Mesh, zero: int, precision: str, train: dict[str, float], cha
     return {
         "states": [[max(h[kind] for h in held), getattr(wanted, kind)] for kind in held[0]],
         "activations": kept,
-        "gathered": [gathered[-1], whole.peak * numbers.weight] if whole else [0, 0],
+        "gathered": [gathered[-1], whole.between * numbers.weight] if whole else [0, 0],
         "sent": [dict(sent), _totals(messages(model, batches, config, zero, mesh, numbers))],
     }
 
@@ -91,6 +97,39 @@ def messages(
     made += data_parallel(model, zero, mesh.dp_size, len(batches), numbers.weight, whole)
     groups = len(group_sizes(model.weights, mesh.dp_size, mesh.tp_size))
     return made + control(zero, mesh.tp_size, mesh.dp_size, groups, numbers.weight)
+
+
+def whole_step(mesh: Mesh, world: str, run: str, parts: dict[str, Any]) -> dict[str, list[float]]:
+    """Bytes that this rank sends in a trainer's third step, batches and counts with them: [counted, estimated] by group."""
+    recipe = small_recipe(world, **parts)
+    trainer = Trainer(recipe, Path(run), mesh)
+    seen: list[Batch] = []
+    whole = trainer.loader.step
+
+    def step(number: int) -> list[Batch]:
+        seen[:] = whole(number)
+        return list(seen)
+
+    trainer.loader.step = step  # type: ignore[method-assign]
+    for _ in range(2):
+        trainer._train_step()
+    with Collectives(mesh) as counted:
+        trainer._train_step()
+    trainer.close()
+    rows = rows_of([load_of(b, recipe.model).scaled(1 / recipe.parallel.rows_per_rank) for b in seen], "batches")
+    vocabulary = trainer.loader.chat.vocab_size
+    estimator = Estimator(recipe, load_site("laptop").hardware, vocabulary, rows, "fp32", "fp32")
+    found = estimator.run(replace(estimator.setting, ranks=mesh.world))
+    sizes = {"tp": mesh.tp_size, "dp": mesh.dp_size, "world": mesh.world}
+    table: dict[str, list[float]] = {}
+    for (operation, group), size in counted.sizes.items():
+        if group != "one":
+            group = "world" if sizes[group] == mesh.world and group != "world" else group  # the same ranks, one name
+            table.setdefault(group, [0.0, 0.0])[0] += wire_bytes(operation, size, sizes[group])  # type: ignore[arg-type]
+    for m in found.messages:
+        group = "world" if sizes[m.group] == mesh.world else m.group
+        table.setdefault(group, [0.0, 0.0])[1] += wire_bytes(m.operation, m.payload, sizes[m.group])
+    return table
 
 
 def _totals(made: list[Message]) -> dict[str, float]:
