@@ -122,7 +122,7 @@ def measured_hardware(pool: Pool, ranks: int) -> tuple[HardwareConfig, dict[str,
         "intra_node": {"gb_per_s": mean.get("link", 1e9) / 1e9, "latency_us": mean.get("hop", 0.0) * 1e6},
         "storage_gb_per_s": 1.0,
     }
-    sources = {name: "measured now" for name in figures}
+    sources = dict.fromkeys(figures, "measured now")
     return HardwareConfig(kind="host", device="a core", sources=sources, **figures), mean
 
 
