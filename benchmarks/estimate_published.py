@@ -84,7 +84,7 @@ RUNS = [
     Run(
         "LLaVA-1.5 7B, alignment",
         "a100-8x",
-        "LLaVA README: around 3.5 h on 8 x A100 80 GB",
+        "LLaVA README: around 3.5 h on 8 x A100",
         3.5,
         "h",
         CLIP_L,
@@ -101,7 +101,7 @@ RUNS = [
     Run(
         "LLaVA-1.5 7B, instruction tuning",
         "a100-8x",
-        "LLaVA README: around 10 h on 8 x A100 80 GB",
+        "LLaVA README: around 10 h on 8 x A100 40 GB",
         10.0,
         "h",
         CLIP_L,
