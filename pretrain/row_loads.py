@@ -20,6 +20,8 @@ from configs.schema import TrainRecipe
 
 MOST_ROWS = 2048
 """Rows of a plan that are looked at: at 4 bytes a label more would change no digit that is printed."""
+COUNTED_AT_ONCE = 20_000
+"""Samples whose tokens an estimate counts by itself; more is left to `data pack` and `train`."""
 FORMAT = 1
 
 
@@ -27,6 +29,17 @@ def data_is_here(recipe: TrainRecipe) -> bool:
     """Every source is a local dataset and the tokenizer is there: a plan can be made."""
     folders = [Path(source.path) for source in recipe.data.sources]
     return all((f / "manifest.json").is_file() for f in folders) and tokenizer_file(recipe).is_file()
+
+
+def uncounted(recipe: TrainRecipe) -> str | None:
+    """A source whose tokens nobody has counted yet, which would take more than a moment; None where there is none."""
+    for source in recipe.data.sources:
+        folder = Path(source.path)
+        if not (folder / "tokens").is_dir():
+            kept = json.loads((folder / "manifest.json").read_bytes()).get("totals", {}).get("kept", 0)
+            if kept > COUNTED_AT_ONCE:
+                return source.path
+    return None
 
 
 def tokenizer_file(recipe: TrainRecipe) -> Path:

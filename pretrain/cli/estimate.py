@@ -84,7 +84,7 @@ def estimator_of(args: argparse.Namespace) -> Any:
     if vocabulary is None:
         vocabulary = VOCABULARY
         notes.append(f"vocabulary: {VOCABULARY} assumed, {recipe.data.tokenizer} is not here (--vocabulary)")
-    rows = _rows(args, recipe)
+    rows = _rows(args, recipe, notes)
     notes.append(f"rows: {rows.source}")
     hardware, precision = site.hardware, recipe.parallel.precision
     fast = precision == "bf16" and recipe.parallel.math != "fp32" and "bf16" in hardware.peak_tflops
@@ -102,13 +102,16 @@ def _recipe(args: argparse.Namespace) -> Any:
     return recipe
 
 
-def _rows(args: argparse.Namespace, recipe: Any) -> Any:
-    from pretrain.row_loads import assumed_rows, data_is_here, planned_rows, rows_of_lengths
+def _rows(args: argparse.Namespace, recipe: Any, notes: list[str]) -> Any:
+    from pretrain.row_loads import assumed_rows, data_is_here, planned_rows, rows_of_lengths, uncounted
 
     if args.lengths is not None:
         return rows_of_lengths(recipe, args.lengths)
     if data_is_here(recipe):
-        return planned_rows(recipe)
+        first = uncounted(recipe)
+        if first is None:
+            return planned_rows(recipe)
+        notes.append(f"{first} has no token counts yet: `looksay data pack {args.recipe}` once, and its plan is used")
     found = re.fullmatch(r"(\d+)x(\d+)", args.picture)
     if found is None or not int(found[1]) or not int(found[2]):
         raise UserError(f"--picture {args.picture!r} is not WIDTHxHEIGHT in pixels, such as {PICTURE}")

@@ -74,3 +74,13 @@ def test_the_plan_is_used_where_the_dataset_is(
     assert any("the recipe's own plan" in note for note in trees[0]["notes"])
     # The second time rows come from the cache: nothing heavy again.
     assert not loaded_by(command) & {*HEAVY, "tokenizers"}
+
+
+def test_a_dataset_that_nobody_counted_is_not_counted_by_the_way(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pretrain.row_loads.COUNTED_AT_ONCE", 3)
+    assert main(["estimate", "mine.yaml", "--site", "laptop"]) == 0
+    out = capsys.readouterr().out
+    assert "data has no token counts yet: `looksay data pack mine.yaml`" in out and "assumed: samples" in out
+    assert not (world / "data" / "tokens").exists()
