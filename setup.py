@@ -15,7 +15,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["configs*", "data_pipeline*", "cluster*", "pretrain*"]),
     package_data={
-        "configs": ["recipes/**/*.yaml", "recipes/*.yaml"],
+        "configs": ["recipes/**/*.yaml", "recipes/*.yaml", "sites/*.yaml"],
         "data_pipeline": ["assets/*"],
         "pretrain.report": ["assets/*"],
     },

@@ -16,4 +16,5 @@ heartbeat.py  signs of life of all ranks, and who is to blame
 warm.py    a process with the heavy imports done, of which ranks are forked
 ranks.py   ranks as processes: forked from the warm one, or started afresh
 launch.py  local ranks: a fresh port, a log each, all ended when one fails, and what that one said last
+cost/      what a recipe needs and takes on a site, by arithmetic: memory, traffic, FLOPs, seconds, failures
 """

@@ -5,12 +5,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 RECIPES = Path(__file__).parent / "recipes"
+SITES = Path(__file__).parent / "sites"
 ENDINGS = (".yaml", ".yml")
 
 
 def find_recipes() -> dict[str, Path]:
     """Packaged recipes by name."""
     return {path.stem: path for path in sorted(RECIPES.rglob("*.yaml"))}
+
+
+def find_sites() -> dict[str, Path]:
+    """Packaged sites by name."""
+    return {path.stem: path for path in sorted(SITES.glob("*.yaml"))}
 
 
 def header_of(path: Path) -> str:

@@ -33,6 +33,8 @@ record.py        what a run says of itself while it trains
 goodput.py       where the time of a run went, over all its starts
 validation.py    held-out loss, and the same pictures' answers over time
 metrics.py       metrics.jsonl, TensorBoard, wandb; useful FLOPs
+loads.py         a batch as the cost model's counts
+row_loads.py     a plan's rows (or an assumption) as the cost model's counts
 memory.py        where a rank's memory goes, and what to say when it runs out
 session.py       several jobs in one start of the ranks
 restarting.py    local ranks, started again after a failure

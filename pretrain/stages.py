@@ -6,12 +6,12 @@ Freeze variants of the course: A {projector}, B {projector, decoder}, C {encoder
 """
 
 import difflib
-import re
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from configs.errors import UserError
+from configs.patterns import matchers
 from pretrain.model.linear import logical_of
 
 
@@ -47,18 +47,18 @@ def apply_stage(
     """
     rows = {pattern: FreezeRow(pattern, rate) for pattern, rate in train.items()}
     frozen: dict[str, FreezeRow] = {}
-    matchers = sorted(((p, _matcher(p)) for p in train), key=lambda item: (-len(item[0]), item[0]))
+    matching = matchers(train)
     names: list[str] = []
     for parameter in model.parameters():
         name = logical_of(parameter).name
         names.append(name)
         matrix = len(logical_of(parameter).shape) > 1 and "embedding" not in name
-        chosen = next((p for p, matcher in matchers if matcher.match(name)), None)
+        chosen = next((p for p, found in matching if found.match(name)), None)
         parameter.requires_grad_(chosen is not None and train[chosen] > 0)
         row = rows[chosen] if chosen is not None else frozen.setdefault(_part(name), FreezeRow(_part(name), 0.0))
         row.members.append((name, parameter, matrix))
-    for pattern, matcher in matchers:
-        if not any(matcher.match(name) for name in names):
+    for pattern, found in matching:
+        if not any(found.match(name) for name in names):
             raise UserError(_no_match(pattern, names, frozen_outside or {}))
     if not any(row.rate for row in rows.values()):
         raise UserError("stage.train trains nothing: give at least one part a learning rate above 0")
@@ -77,23 +77,6 @@ def freeze_table(rows: list[FreezeRow], frozen_outside: dict[str, int]) -> list[
 
 def _part(name: str) -> str:
     return name.split(".", 1)[0]
-
-
-def _matcher(pattern: str) -> re.Pattern[str]:
-    """A regular expression for a module path; `[a:b]` and `[a]` choose among numbered children."""
-    found = re.fullmatch(r"([A-Za-z_][\w.]*?)(?:\[(\d*)(:?)(\d*)\])?", pattern)
-    if found is None:
-        raise UserError(
-            f"stage.train pattern {pattern!r} is not a module path such as `projector` or `decoder.layers[20:]`"
-        )
-    path, low, colon, high = found.groups()
-    if low is None:
-        return re.compile(re.escape(path) + r"(\.|$)")
-    if not colon:
-        return re.compile(re.escape(path) + rf"\.{low or 0}(\.|$)")
-    first, last = int(low or 0), int(high) if high else 10_000
-    numbers = "|".join(str(n) for n in range(first, min(last, first + 1000)))
-    return re.compile(re.escape(path) + rf"\.({numbers})(\.|$)")
 
 
 def _no_match(pattern: str, names: list[str], outside: dict[str, int]) -> str:

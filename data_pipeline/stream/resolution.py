@@ -8,12 +8,13 @@ comparing floats, the same operations are done here in the same order, so that t
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, NamedTuple
 
 from data_pipeline.stream.geometry import Geometry
+
+if TYPE_CHECKING:  # layouts alone are asked for on login nodes, which need no numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 NEWLINE = -1
 """In a slot order: the learned newline token, which no encoder output fills."""
@@ -263,13 +264,15 @@ def _padded(width: int, height: int, size: tuple[int, int]) -> Canvas:
 
 
 @lru_cache(maxsize=1024)
-def slot_order(picture: PictureLayout, newlines: bool) -> NDArray[np.int64] | None:
+def slot_order(picture: PictureLayout, newlines: bool) -> "NDArray[np.int64] | None":
     """[tokens] which encoder output fills each of the picture's positions, NEWLINE where none does.
 
     None: every output fills one, in order. `newlines`: the policy has them (anyres).
     """
     if not newlines:
         return None
+    import numpy as np
+
     base = picture.views[0].rows * picture.views[0].columns
     if picture.unpadded is None:
         return _frozen(np.append(np.arange(base), NEWLINE))
@@ -284,6 +287,6 @@ def slot_order(picture: PictureLayout, newlines: bool) -> NDArray[np.int64] | No
     return _frozen(np.concatenate([np.arange(base), lines.reshape(-1)]))
 
 
-def _frozen(order: NDArray[np.int64]) -> NDArray[np.int64]:
+def _frozen(order: "NDArray[np.int64]") -> "NDArray[np.int64]":
     order.flags.writeable = False  # cached: shared by all pictures of this shape
     return order

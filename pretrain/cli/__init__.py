@@ -20,5 +20,7 @@ plan.py       data pack, data stream
 checkpoints.py checkpoint list, verify, prune
 exchange.py   import, export
 run.py        train, evaluate, generate, report
+estimate.py   estimate: a recipe on a site
+estimate_text.py  its results as trees for programs and tables for people
 preflight.py  what a training recipe needs, checked without torch
 """

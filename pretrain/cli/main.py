@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from configs.errors import DONE, FAILED, USAGE, RunError, UserError
-from pretrain.cli import checkpoints, data, exchange, recipes, run, start
+from pretrain.cli import checkpoints, data, estimate, exchange, recipes, run, start
 from pretrain.cli.parser import Parser
 
 INTERRUPTED = 130
@@ -25,7 +25,8 @@ ABOUT = """From pairs of pictures and text to a model that answers questions abo
           report      a run as one self-contained page
           checkpoint  list | verify | prune
           import      a published model becomes a run at step 0
-          export      a run as its family is published"""
+          export      a run as its family is published
+  cluster estimate    memory, time and cost of a recipe on a site"""
 
 EXAMPLES = """examples:
   looksay demo
@@ -44,7 +45,7 @@ def make_parser() -> Parser:
     groups = parser.add_subparsers(
         dest="verb", metavar="VERB", prog="looksay", help=argparse.SUPPRESS, parser_class=Parser
     )
-    for module in (start, recipes, data, run, checkpoints, exchange):
+    for module in (start, recipes, data, run, checkpoints, exchange, estimate):
         module.add_verbs(groups)
     return parser
 

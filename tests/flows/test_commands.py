@@ -65,8 +65,9 @@ READERS = [
     "checkpoint prune",
     "import",
     "export",
+    "estimate",
 ]
-RECIPE_VERBS = ["recipes", "inspect", "data build", "data pack", "data stream", "train"]
+RECIPE_VERBS = ["recipes", "inspect", "data build", "data pack", "data stream", "train", "estimate"]
 
 
 def test_the_verbs_are_those_of_the_design() -> None:

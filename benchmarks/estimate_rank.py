@@ -1,0 +1,158 @@
+"""What the ranks of benchmarks/estimate.py run: the machine's peaks, and steps of real engines."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from cluster.cost.load import rows_of
+from configs.model import ModelConfig
+from configs.training import OptimConfig, ParallelConfig
+from data_pipeline.stream.batch import Batch
+from data_pipeline.stream.chat import Encoded
+from data_pipeline.stream.collate import Ready, collate
+from data_pipeline.stream.layout import geometry_of
+from pretrain.engine import Engine
+from pretrain.loads import load_of
+from pretrain.loss import micro_loss
+from pretrain.mesh import Mesh, attention_dtype, math_dtype
+from pretrain.model.inputs import to_inputs
+from pretrain.model.vlm import make_model
+from pretrain.optim import make_optimizer, set_rates
+from pretrain.stages import apply_stage
+from pretrain.zero_config import born
+
+VOCABULARY, PAD, IMAGE = 8000, 0, 1
+
+
+def timed(work: Callable[[], Any], seconds: float = 0.4) -> float:
+    """Seconds of one call, the fastest of several (others use the machine too)."""
+    work()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def repeated(work: Callable[[], Any], times: int) -> float:
+    """The same for collectives, which all ranks must call equally often."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def machine(mesh: Mesh, threads: int) -> dict[str, float]:
+    """One rank's peaks while all ranks measure at once."""
+    torch.set_num_threads(threads)
+    found: dict[str, float] = {}
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        left, right = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
+        found[name] = 2.0 * 1024**3 / timed(lambda left=left, right=right: left @ right, 0.8)
+    a, b = torch.randn(4_000_000), torch.randn(4_000_000)
+    found["moving"] = 3 * 4 * 4_000_000 / timed(lambda: torch.add(a, b, out=a))
+    small = torch.randn(64, requires_grad=True)
+    found["launch"] = timed(lambda: sum_of(small)) / 60
+    q = torch.randn(1, 8, 256, 64, dtype=attention_dtype(math_dtype("bf16")), requires_grad=True)
+
+    def attend() -> None:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum().backward()
+
+    found["attention"] = 3.5 * 4 * 8 * 64 * 256 * 257 / 2 / timed(attend)
+    if mesh.world > 1:
+        large, tiny = torch.zeros(4_000_000), torch.zeros(1)
+        found["hop"] = repeated(lambda: dist.all_reduce(tiny), 200) / 2
+        found["link"] = 4 * 4_000_000 / repeated(lambda: dist.all_reduce(large), 12)
+    return found
+
+
+def sum_of(x: torch.Tensor) -> None:
+    """Thirty small operations, and their backward."""
+    y = x
+    for _ in range(30):
+        y = y * 1.0
+    y.sum().backward()
+
+
+def ready(model: ModelConfig, seed: int, picture: tuple[int, int] | None, text: int) -> Ready:
+    random = np.random.default_rng(seed)
+    ids = [2, *([IMAGE] if picture else []), *random.integers(3, VOCABULARY, text).tolist()]
+    labels = np.zeros(len(ids), bool)
+    labels[-text // 2 :] = True
+    images = [random.integers(0, 256, (picture[1], picture[0], 3), dtype=np.uint8)] if picture else []
+    return Ready(
+        Encoded(np.array(ids), labels, np.arange(1, 1 + len(images))),
+        [picture] if picture else [],
+        images=images,
+        info={},
+    )
+
+
+def batches_of(mesh: Mesh, model: ModelConfig, length: int, rows: int, micro: int, seed: int) -> list[Batch]:
+    """Micro-steps of `rows` full rows: samples of one picture and 60 to 180 tokens of text."""
+    geometry, out = geometry_of(model), []
+    random = np.random.default_rng([seed, mesh.dp_rank])
+    for number in range(micro):
+        made = []
+        for row in range(rows):
+            held: list[Ready] = []
+            left = length
+            while True:
+                size = (int(random.integers(6, 16)) * 28, int(random.integers(6, 16)) * 28)
+                one = ready(model, 1000 * number + 10 * row + len(held), size, int(random.integers(60, 180)))
+                tokens = one.laid_out(geometry).tokens
+                if tokens > left:
+                    break
+                held.append(one)
+                left -= tokens
+            made.append(held)
+        out.append(collate(made, length, geometry, PAD, cnn=False, denominator=1000.0))
+    return out
+
+
+def step(
+    mesh: Mesh,
+    config: dict[str, Any],
+    zero: int,
+    precision: str,
+    train: dict[str, float],
+    length: int,
+    rows: int,
+    micro: int,
+    threads: int,
+    steps: int = 6,
+) -> dict[str, Any]:
+    """Seconds of the fastest optimizer step (the first two left out: ZeRO-3 learns its trace), and the rows as loads."""
+    torch.set_num_threads(threads)
+    model = ModelConfig.model_validate(config)
+    parallel = ParallelConfig(zero=zero, precision=precision, tp=mesh.tp_size)  # type: ignore[arg-type]
+    batches = batches_of(mesh, model, length, rows, micro, 0)
+    with born(parallel, mesh):
+        net = make_model(model, VOCABULARY, mesh, precision, "auto", 0)
+    table = apply_stage(net, train)
+    engine = Engine(net, make_optimizer(table, OptimConfig()), parallel, mesh, micro, clip=1.0)
+    seconds = []
+    for _ in range(steps + 2):
+        if mesh.world > 1:
+            dist.barrier()
+        start = time.perf_counter()
+        set_rates(engine.optimizer, 1.0)
+        for batch in batches:
+            out = engine.forward(to_inputs(batch, mesh.device))
+            engine.backward(micro_loss(out.loss_sum, batch.denominator, mesh.dp_size))
+            engine.step()
+        seconds.append(time.perf_counter() - start)
+    math = math_dtype(precision)
+    return {
+        "seconds": min(seconds[2:]),
+        "rows": rows_of([load_of(batch, model).scaled(1 / rows) for batch in batches], "measured"),
+        "math": "bf16" if math == torch.bfloat16 else "fp32",
+        "attention": "bf16" if attention_dtype(math) == torch.bfloat16 else "fp32",
+    }

@@ -1,0 +1,152 @@
+"""FLOPs, bytes that kernels move, and kernels, of one micro-step: what is computed, padding and recomputation included.
+
+Useful FLOPs are beside them: real tokens only, six for each weight and token, as the trainer's own MFU counts them.
+"""
+
+from dataclasses import dataclass
+
+from cluster.cost.activations import Numbers, flow
+from cluster.cost.load import Load
+from cluster.cost.ops import Activation, Attend, Convolutions, HeadNorm, Linear, Lookup, Loss, Module, Norm, Op
+from cluster.cost.parts import Model
+
+FP32 = 4
+OPTIMIZER_BYTES = 100
+"""For each trained element: 20 passes of torch's AdamW over fp32 values, then clipping and the bf16 copy."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One operation of one pass: matrix FLOPs, attention FLOPs, bytes moved, kernels started."""
+
+    matrix: float = 0.0
+    attention: float = 0.0
+    moved: float = 0.0
+    kernels: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A module's operations in forward and in backward (empty where nothing flows), `count` such modules."""
+
+    part: str
+    forward: tuple[Kernel, ...]
+    backward: tuple[Kernel, ...]
+    count: int
+    block: bool
+    """A repeated block: what activation checkpointing runs again."""
+
+
+def passes(model: Model, load: Load, numbers: Numbers) -> list[Pass]:
+    """Everything of one micro-step on one rank, alike modules joined."""
+    made: dict[tuple[object, ...], Pass] = {}
+    for module, live in flow(model):
+        held = model.of(module)
+        part = "loss" if module.stream == "labels" else module.name.split(".")[0]
+        key = (part, module.ops, module.stream, live, tuple(p.trained for p in held))
+        if key in made:
+            old = made[key]
+            made[key] = Pass(old.part, old.forward, old.backward, old.count + 1, old.block)
+            continue
+        forward: list[Kernel] = []
+        backward: list[Kernel] = []
+        place = 0
+        for op in module.ops:
+            count = len(op.weights())
+            trained = any(p.trained for p in held[place : place + count])
+            place += count
+            ahead, back = kernels(op, module, load, model.tp, numbers, live, trained)
+            forward.append(ahead)
+            if back is not None:
+                backward.insert(0, back)
+            live = live or trained
+        block = len(module.ops) > 4 and any(isinstance(op, Attend) for op in module.ops)
+        made[key] = Pass(part, tuple(forward), tuple(backward), 1, block)
+    return list(made.values())
+
+
+def kernels(
+    op: Op, module: Module, load: Load, tp: int, numbers: Numbers, live: bool, trained: bool
+) -> tuple[Kernel, Kernel | None]:
+    """(forward, backward) of an operation; backward is None where no gradient is wanted."""
+    n, m = load.positions(module.stream), numbers.math
+    if isinstance(op, Linear):
+        inputs, outputs = op.inputs / (tp if op.cut == "row" else 1), op.outputs / (tp if op.cut == "column" else 1)
+        flops = 2.0 * n * inputs * outputs
+        moved = (n * (inputs + outputs) + inputs * outputs) * m
+        if numbers.weight != m:
+            moved += inputs * outputs * (numbers.weight + m)  # the weight is cast
+        times = live + trained
+        back = Kernel(flops * times, moved=moved * times, kernels=2.0 * times) if times else None
+        return Kernel(flops, moved=moved, kernels=2.0), back
+    if isinstance(op, Attend):
+        return _attention(op, module, load, tp, numbers, live)
+    forward, backward, kernels_each = _elementwise(op, n, tp, numbers)
+    if isinstance(op, Loss):
+        flops = 2.0 * n * op.width * op.vocabulary / tp
+        back = Kernel(2 * flops, moved=backward, kernels=8) if live or trained else None
+        return Kernel(flops, moved=forward, kernels=12), back
+    if isinstance(op, Convolutions):
+        return Kernel(n * op.flops, moved=forward, kernels=160), None
+    return Kernel(moved=forward, kernels=kernels_each), Kernel(moved=backward, kernels=2 * kernels_each) if (
+        live or trained
+    ) else None
+
+
+def _attention(
+    op: Attend, module: Module, load: Load, tp: int, numbers: Numbers, live: bool
+) -> tuple[Kernel, Kernel | None]:
+    """Two products forward, five backward (the fused kernel makes the scores again), and copies around them."""
+    n, share, stretch = load.positions(module.stream), tp if op.cut else 1, load.stretch(module.stream)
+    wide, kv = op.heads * op.head / share, op.kv_heads * op.head / share
+    flops = 4.0 * stretch.pairs * wide
+    turning = 6.0 * n * (wide + kv) * numbers.math
+    copies = 8.0 * stretch.gathered * wide * numbers.attention if stretch.padded else 4.0 * n * wide * numbers.math
+    started = 12 + 8 * stretch.calls
+    forward = Kernel(attention=flops, moved=turning + copies, kernels=started)
+    return forward, Kernel(attention=2.5 * flops, moved=2 * (turning + copies), kernels=1.5 * started) if live else None
+
+
+def _elementwise(op: Op, n: float, tp: int, numbers: Numbers) -> tuple[float, float, float]:
+    """(bytes forward, bytes backward, kernels). A norm stands for the residual sum beside it as well."""
+    m = numbers.math
+    if isinstance(op, Norm | HeadNorm):
+        rows = n * (op.heads / (tp if op.cut else 1) if isinstance(op, HeadNorm) else 1)
+        size = rows * op.width
+        passes_of = 2 * FP32 + 4 * m if numbers.fused_norm else 6 * FP32 + 4 * m
+        return size * passes_of, size * passes_of * 1.5, 4
+    if isinstance(op, Activation):
+        size = n * op.width / (tp if op.cut else 1) * m
+        return size * (5 if op.gated else 2), size * (8 if op.gated else 3), 2 if op.gated else 1
+    if isinstance(op, Lookup):
+        return (
+            n * op.width * (2 * numbers.weight + 2 * m),
+            n * op.width * 3 * FP32 + op.vocabulary / tp * op.width * 6,
+            4,
+        )
+    if isinstance(op, Loss):
+        size = n * op.vocabulary / tp
+        return size * (m + 8 * FP32), size * (m + 4 * FP32), 12
+    if isinstance(op, Convolutions):
+        return n * 32 * 32 * 3 * 4 * 20.0, 0.0, 160
+    return 0.0, 0.0, 1
+
+
+def useful_flops(model: Model, load: Load, vocabulary: int) -> float:
+    """FLOPs over real tokens of the whole model, forward and backward whatever is frozen (the trainer's definition).
+
+    Args:
+        vocabulary: the tokenizer's, without padding.
+    """
+    total = 0.0
+    for module in model.modules:
+        real = {"text": load.text.real, "patches": load.patches.real, "views": load.visual, "labels": load.labels}
+        n = real.get(module.stream, 0.0)
+        for op in module.ops:
+            if isinstance(op, Linear) and (module.name != "encoder"):
+                total += 6.0 * n * op.inputs * op.outputs
+            if isinstance(op, Attend):
+                total += 12.0 * load.stretch(module.stream).useful * op.heads * op.head
+            if isinstance(op, Loss):
+                total += 6.0 * n * op.width * vocabulary
+    return total
