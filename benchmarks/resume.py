@@ -38,6 +38,7 @@ from tests.pretrain.squares import make_world  # noqa: E402
 from tests.resume.faults import new_nursery, recipe_tree, train  # noqa: E402
 
 GRACE_SECONDS = 8.0
+ENV = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 class World:
@@ -192,16 +193,18 @@ def start(**_: Any) -> dict[str, Any]:
     """Whole commands, imports and all: from birth to the first step."""
     world, far = World(), 10_000
     world.nursery.close()
-    short = world.recipe(2, 1000)
     path = world.folder / "recipe.yaml"
-    own = {"parallel": {"zero": 0, "precision": "fp32", "ranks": 1}}
+    own: dict[str, Any] = {"parallel": {"zero": 0, "precision": "fp32", "ranks": 1}}
+    tree = world.recipe(2, 1000).model_dump(mode="json")
+    own["data"] = {"packing": tree["data"]["packing"] | {"rows_per_step": 1, "window_steps": 64}}
     path.write_text(dump_recipe(world.recipe(far + 60, far, **own)))
-    del short
     seconds: dict[str, list[float]] = {"at step 0": [], f"at step {far}": []}
 
     def command(run: str, until: int) -> float:
         words = ["train", str(path), "--run", str(world.folder / run), "--until", str(until)]
-        subprocess.run([sys.executable, "-P", "-m", "pretrain.cli.main", *words], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-P", "-m", "pretrain.cli.main", *words], check=True, stdout=subprocess.DEVNULL, env=ENV
+        )
         moments = read_timeline(world.folder / run)
         newest = max(m["gen"] for m in moments)
         return next(m["t"] for m in moments if m["gen"] == newest and m["what"] == "ready") - next(

@@ -13,6 +13,7 @@ from pretrain.mesh import Mesh, hardware
 from pretrain.metrics import MetricsLog, write_status
 from pretrain.provenance import provenance
 
+MOMENT_SECONDS = 1.0
 COUNTED = ("label_tokens", "real_tokens", "visual_tokens", "images", "fillers")
 
 
@@ -23,6 +24,7 @@ class Record:
         self.folder, self.recipe, self.mesh, self.generation = run, recipe, mesh, generation
         self.log = MetricsLog(run, recipe, step) if mesh.is_first else None
         self.timeline = Timeline(run, generation) if mesh.is_first else None
+        self._next_sum = 0.0
         if self.timeline:
             self.timeline.add("start", step, at=born())
 
@@ -98,8 +100,14 @@ class Record:
 
     def flush(self, step: int) -> None:
         """Before a checkpoint of `step`: nothing that it counts on may be lost with the machine."""
-        if self.log:
-            self.log.flush(goodput(self.folder), step)
+        if not self.log:
+            return
+        begun = time.monotonic()
+        told = goodput(self.folder) if begun >= self._next_sum else None
+        # A long run has a long timeline: summing it up may take a hundredth of the time.
+        if told is not None:
+            self._next_sum = time.monotonic() + max(MOMENT_SECONDS, 100 * (time.monotonic() - begun))
+        self.log.flush(told, step)
 
     def back_to(self, step: int) -> None:
         """Later steps are undone."""

@@ -53,7 +53,7 @@ MOMENTS = {
     "at the last step": "commit:12@0",
 }
 CASES = [(kind, moment) for kind in KINDS for moment in MOMENTS]
-CHOSEN = os.environ.get("LOOKSAY_FAULTS", "8")
+CHOSEN = os.environ.get("LOOKSAY_FAULTS", "5")
 
 
 def chosen() -> list[tuple[str, str]]:

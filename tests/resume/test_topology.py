@@ -23,7 +23,7 @@ FIRST, LAST = 3, 6
 
 
 def chosen() -> list[tuple[str, str]]:
-    count = int(os.environ.get("LOOKSAY_PAIRS", "6"))
+    count = int(os.environ.get("LOOKSAY_PAIRS", "4"))
     seed = int(os.environ.get("LOOKSAY_SEED", str(int(time.time() // 86400))))
     return [PAIRS[n] for n in sorted(np.random.default_rng(seed).permutation(len(PAIRS))[:count])]
 
