@@ -7,7 +7,6 @@ python benchmarks/estimate.py published   published large runs, constants of the
 python benchmarks/estimate.py command     CPU seconds of the command
 """
 
-import os
 import resource
 import subprocess
 import sys
@@ -17,11 +16,10 @@ from typing import Any
 import tests.support.pool
 from cluster.cost.estimate import Estimator, Setting
 from configs.load import load_recipe, resolve
-from configs.site import HardwareConfig
+from configs.site import HardwareConfig, load_site
 from tests.support.pool import Pool
 
 RANK = "benchmarks.estimate_rank:"
-CORES = os.cpu_count() or 1
 
 
 def recipe_of(model: dict[str, Any], length: int, rows_per_step: int, **parts: dict[str, Any]) -> Any:
@@ -105,18 +103,17 @@ CASES: list[Case] = [  # name, model, ranks, TP, ZeRO, weights, trained, length,
 
 
 def measured_hardware(pool: Pool, ranks: int) -> tuple[HardwareConfig, dict[str, float]]:
-    """A site of this machine's peaks while `ranks` ranks measure at once; efficiencies are 1, they are measured."""
-    found = pool.run(RANK + "machine", ranks, threads=CORES // ranks)
+    """`laptop` (its matmul_efficiency is kept) with this machine's peaks while `ranks` ranks measure at once."""
+    found = pool.run(RANK + "machine", ranks)
     mean = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
-    each = ranks / CORES  # a device is a core
     figures: dict[str, Any] = {
-        "devices_per_node": CORES,
+        "devices_per_node": ranks,
         "memory_gb": 10.0,
-        "peak_tflops": {name: mean[name] * each / 1e12 for name in ("bf16", "fp32")},
-        "matmul_efficiency": 1.0,
+        "peak_tflops": {name: mean[name] / 1e12 for name in ("bf16", "fp32")},
+        "matmul_efficiency": load_site("laptop").hardware.matmul_efficiency,
         "attention_efficiency": min(1.0, mean["attention"] / mean["fp32"]),
         "attention": "fp32",
-        "memory_gb_per_s": mean["moving"] * each / 1e9,
+        "memory_gb_per_s": mean["moving"] / 1e9,
         "memory_efficiency": 1.0,
         "launch_us": mean["launch"] * 1e6,
         "intra_node": {"gb_per_s": mean.get("link", 1e9) / 1e9, "latency_us": mean.get("hop", 0.0) * 1e6},
@@ -136,10 +133,11 @@ def compare_steps(only_machine: bool = False) -> None:
         return
     print("| model | ranks | TP | ZeRO | weights | measured s | estimate s | error |")
     print("|---" * 8 + "|")
-    for name, model, ranks, tp, zero, precision, train, length, rows, micro in CASES:
+    chosen = [CASES[int(n)] for n in sys.argv[2:]] or CASES
+    for name, model, ranks, tp, zero, precision, train, length, rows, micro in chosen:
         found = pool.run(
             RANK + "step", ranks, tp, timeout=200.0, config=model, zero=zero, precision=precision, train=train,
-            length=length, rows=rows, micro=micro, threads=CORES // ranks,
+            length=length, rows=rows, micro=micro,
         )  # fmt: skip
         dp = ranks // tp
         stage = {"train": train}
@@ -184,7 +182,7 @@ def main() -> None:
         "published": compare_published,
         "command": time_command,
     }
-    if len(sys.argv) != 2 or sys.argv[1] not in verbs:
+    if len(sys.argv) < 2 or sys.argv[1] not in verbs:
         sys.exit(__doc__)
     verbs[sys.argv[1]]()
 
