@@ -99,10 +99,10 @@ def test_a_store_that_does_not_answer_is_the_first_ranks_end() -> None:
     time.sleep(1.5)
     store.stopped.set()
     begun = time.monotonic()
-    while not said and time.monotonic() - begun < 10:
+    while not said and time.monotonic() - begun < 20:
         time.sleep(0.05)
     assert said and said[0].startswith("rank 0 on n7 has given no sign of life for ")
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < 12
 
 
 def test_ranks_that_end_in_good_order_are_not_missed() -> None:
