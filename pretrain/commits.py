@@ -75,8 +75,14 @@ class Commits:
     # ---- ordering --------------------------------------------------------------------------------------------
 
     def order(self, step: int, engine: Engine, state: dict[str, Any], score: float | None = None) -> None:
-        """Order the checkpoint of a step; it is committed in the background."""
+        """Order the checkpoint of a step; it is committed in the background. A collective: the one before is over first.
+
+        Raises:
+            Fenced, RunError: as `judge`.
+        """
         begun = time.perf_counter()
+        if not self._over(begun):
+            self.judge(1.0, 0.0)
         live, frozen = live_views(engine, self.mesh)
         self.saver.begin(step, live, frozen, state, self.ledger.to_bytes(), score)
         self.stall += time.perf_counter() - begun
@@ -128,21 +134,29 @@ class Commits:
             RunError: it could not be written, or this start was fenced off.
         """
         begun = time.perf_counter()
+        if not self._over(begun):
+            self.saver.abandon()
+            raise RunError(f"the checkpoint could not be written to {self.root}: the ones before it stand")
+        self.stall += time.perf_counter() - begun
+
+    def _over(self, begun: float) -> bool:
+        """Wait until no rank is busy with the checkpoint in flight; whether it is well. All ranks conclude the same.
+
+        They look together, again and again: a rank that waited alone for another's file would wait for what never comes.
+        """
         while True:
             failed, fenced = self.flags()
             said = gathered(self.mesh, [failed, fenced, self.saver.busy])
             if any(fenced for _, fenced, _ in said):
                 self.judge(0.0, 1.0)
             if any(failed for failed, _, _ in said):
-                self.saver.abandon()
-                raise RunError(f"the checkpoint could not be written to {self.root}: the ones before it stand")
+                return False
             if not any(busy for *_, busy in said):
-                break
+                self._failures = 0 if self.saver.whole else self._failures
+                return True
             waited = time.perf_counter() - begun
             self.saver.waiting(round(waited))
             time.sleep(POLL_SECONDS if waited > 1 else 0.005)
-        self._failures = 0
-        self.stall += time.perf_counter() - begun
 
     def take_stall(self) -> float:
         """Seconds of standing still since this was last asked."""

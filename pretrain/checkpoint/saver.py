@@ -113,13 +113,18 @@ class Saver:
     def busy(self) -> bool:
         return self._job is not None and not self._job.done.is_set()
 
+    @property
+    def whole(self) -> bool:
+        """Whether the newest checkpoint went well on this rank and was not given up."""
+        return self._job is None or not self._job.abandoned.is_set()
+
     def take_failure(self) -> Exception | None:
         """What went wrong since this was asked last, if anything did."""
         job = self._job
         if job is None or not job.done.is_set():
             return None
         failed, job.failed = job.failed, None
-        return failed
+        return None if job.abandoned.is_set() else failed  # of one that was given up all know already
 
     def abandon(self) -> None:
         """Another rank could not write its part: nobody waits for it."""

@@ -77,13 +77,13 @@ class Happening:
 
 
 def train(
-    nursery: Nursery, recipe: Any, run: Path, happening: Happening | None = None, ranks: int = RANKS
+    nursery: Nursery, recipe: Any, run: Path, happening: Happening | None = None, ranks: int = RANKS, **more: Any
 ) -> list[int]:
     """Train to the end as a scheduler would: again as long as that is asked for. Returns the exit codes."""
     path = run / "logs" / "recipe.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump_recipe(recipe))
-    jobs = [{"verb": "train", "recipe": str(path), "run": str(run)}]
+    jobs = [{"verb": "train", "recipe": str(path), "run": str(run), **more}]
     (run / "logs" / "jobs.json").write_text(json.dumps(jobs))
     codes: list[int] = []
     with pytest.MonkeyPatch.context() as patch:

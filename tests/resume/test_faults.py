@@ -20,6 +20,7 @@ from pretrain.checkpoint.ledger import Ledger
 from pretrain.checkpoint.proof import prove
 from pretrain.checkpoint.reading import weights_sha256
 from pretrain.goodput import goodput
+from pretrain.run_folder import steps_of
 from tests.resume.faults import (
     STEPS,
     Fault,
@@ -114,3 +115,15 @@ def test_during_load(kind: str, squares: Path, nursery: Nursery, clean: str, tmp
     codes = train(nursery, jobs, run, happening)
     assert happening.done.is_set() and codes[-1] == 0
     check(run, clean)
+
+
+def test_a_start_whose_time_is_over_ends_with_a_checkpoint(
+    squares: Path, nursery: Nursery, clean: str, tmp_path: Path
+) -> None:
+    """30 seconds are kept for a first checkpoint, so a start that has 30 in all stops at its first step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.resume.faults.REQUEUE", 0)  # one start
+        assert train(nursery, recipe_tree(str(squares)), tmp_path, time_limit=30.0) == [75]
+    assert steps_of(tmp_path) == [1]
+    assert train(nursery, recipe_tree(str(squares)), tmp_path) == [0]
+    check(tmp_path, clean)

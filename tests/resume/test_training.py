@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from configs.errors import NO_REQUEUE
 from pretrain.checkpoint.choose import folder_of
 from pretrain.checkpoint.ledger import SKIPPED, Ledger
 from pretrain.checkpoint.reading import weights_sha256
@@ -51,6 +52,21 @@ def test_rollback_skips_a_step_that_is_spoiled_again(pool: Pool, squares: Path, 
     parts = PARALLEL | {"checkpoint": {"every": 2}, "optim": {"nonfinite": "rollback"}}
     pool.run(HERE + "spoiled", 2, world=str(squares), run=str(tmp_path), parts=parts, step=4, times=9)
     assert [step.flags for step in ledger_of(tmp_path, 6)] == [0, 0, 0, SKIPPED, 0, 0]
+
+
+def test_a_rank_that_cannot_write_leaves_nobody_waiting(pool: Pool, squares: Path, tmp_path: Path) -> None:
+    """One checkpoint fails on one rank while the next is due on all: it is given up together and training goes on."""
+    parts = PARALLEL | {"checkpoint": {"every": 1, "keep_last": 9}}
+    found = pool.run(HERE + "refused_writes", 2, world=str(squares), run=str(tmp_path), parts=parts, times=1)
+    assert [rank["code"] for rank in found] == [0, 0]
+    assert steps_of(tmp_path) == [2, 3, 4, 5, 6]
+
+
+def test_checkpoints_that_fail_again_and_again_end_the_run(pool: Pool, squares: Path, tmp_path: Path) -> None:
+    parts = PARALLEL | {"checkpoint": {"every": 1, "keep_last": 9}}
+    for rank in pool.run(HERE + "refused_writes", 2, world=str(squares), run=str(tmp_path), parts=parts, times=99):
+        assert rank["code"] == NO_REQUEUE and rank["said"].startswith("3 checkpoints in a row could not be written to ")
+    assert steps_of(tmp_path) == []
 
 
 @pytest.mark.parametrize(("zero", "tp"), [(3, 1), (3, 2), (1, 1)])

@@ -1,5 +1,6 @@
 """What the pool's ranks run for tests of this folder: trainings in which something goes wrong inside a rank's memory."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 import pretrain.passes
+from configs.errors import RunError
 from pretrain.audit import Audit, Corrupted
+from pretrain.checkpoint import saver
 from pretrain.engine import KINDS, Engine
 from pretrain.mesh import Mesh
 from pretrain.model.linear import logical_of
@@ -95,3 +98,23 @@ def spoiled(mesh: Mesh, world: str, run: str, parts: dict[str, Any], step: int, 
         patch.setattr(pretrain.passes.Passes, "_over", noting)
         assert train(small_recipe(world, **parts), Path(run), mesh)
     return len(seen)
+
+
+def refused_writes(mesh: Mesh, world: str, run: str, parts: dict[str, Any], times: int) -> dict[str, Any]:
+    """Train; on the last rank the first `times` checkpoints fail, a moment after the next one is due."""
+    whole, left = saver.files.write, [times]
+
+    def write(path: str, *arguments: Any) -> tuple[str, int]:
+        if mesh.rank == mesh.world - 1 and left[0] > 0 and "step-" in path:
+            left[0] -= 1
+            time.sleep(0.5)
+            raise RunError(f"no space is left for {path}")
+        return whole(path, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saver.files, "write", write)
+        try:
+            train(small_recipe(world, **parts), Path(run), mesh)
+        except RunError as error:
+            return {"code": getattr(error, "exit_code", None), "said": str(error)}
+    return {"code": 0, "said": ""}
