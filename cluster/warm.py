@@ -48,10 +48,11 @@ def serve(link: socket.socket, target: str) -> None:
             if not data:
                 return
             (output,) = array.array("i", ancillary[0][2])
+            own = os.getpid()
             pid = os.fork()
             if pid == 0:
                 link.close()
-                _become(target, json.loads(data), output)
+                _become(target, json.loads(data), output, own)
             os.close(output)
             link.send(json.dumps({"pid": pid}).encode())
         _report(link)
@@ -68,11 +69,11 @@ def _report(link: socket.socket) -> None:
         link.send(json.dumps({"pid": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
 
 
-def _become(target: str, request: dict[str, Any], output: int) -> None:
-    """In the child: be a rank, and never return."""
+def _become(target: str, request: dict[str, Any], output: int, parent: int) -> None:
+    """In the child of `parent`, which may be gone already: be a rank, and never return."""
     code = 1
     try:
-        die_with_parent(os.getppid())
+        die_with_parent(parent)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         os.dup2(output, 1)
