@@ -15,7 +15,10 @@ recipes/NAME.yaml --extends--> recipes/BASE.yaml
 errors.py    the two ways of saying no, and the one table of exit codes
 base.py      the frozen base of every model, closed to unknown keys
 ingest.py    what a data build reads, does and writes
-model.py     encoder x resolution x projector x decoder
+encoders.py  vision transformers on a fixed grid or of native resolution, and the CNN
+projectors.py  from encoder features to decoder width
+decoder.py   the language model
+model.py     encoder x resolution x projector x decoder, and how they fit
 data.py      what a training run reads: datasets, tokenizer, template, packing
 training.py  stage, optimizer, parallelism, checkpoints, logs, evaluation
 schema.py    the two kinds of recipe, with the rules that join their parts

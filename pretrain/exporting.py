@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from pretrain.checkpoint.reading import Checkpoint
 from pretrain.importing import ASIDE, HOME
 from pretrain.model.hf.families import family_of
 from pretrain.model.hf.published import INDEX, SINGLE, Published
+from pretrain.model.hf.rules import Rule
 
 SHARD_BYTES = 1 << 30
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -36,7 +38,7 @@ def export_run(spec: str, out: Path, progress: bool = True) -> list[Path]:
     checkpoint = Checkpoint(chosen.folder, chosen.frozen)
     config = json.loads((home / "config.json").read_bytes())
     family = family_of(config, str(home / "config.json"))
-    rules = family.rules_of(family.model_of(config))
+    rules = sorted(family.rules_of(family.model_of(config)), key=_theirs)
     wanted = DTYPES.get(config.get("dtype") or config.get("torch_dtype") or "float32", torch.float32)
     lacking = [rule.ours for rule in rules if checkpoint.shape(rule.ours) != rule.shape]
     if lacking:
@@ -45,9 +47,15 @@ def export_run(spec: str, out: Path, progress: bool = True) -> list[Path]:
         )
     out.mkdir(parents=True, exist_ok=True)
     shards = _Shards(out)
-    for rule in tqdm(rules, unit=" tensor", desc="export", disable=None if progress else True):
-        tensor = rule.back(checkpoint.tensor(rule.ours)).to(wanted).contiguous()
-        shards.add(family.published_name(rule.theirs), tensor)
+    # Rules of one published tensor stand together.
+    groups = groupby(tqdm(rules, unit=" tensor", desc="export", disable=None if progress else True), _theirs)
+    for theirs, group in groups:
+        tensor: Tensor | None = None
+        for rule in group:
+            tensor = torch.empty(rule.published, dtype=wanted) if tensor is None else tensor
+            rule.put(checkpoint.tensor(rule.ours), tensor)
+        assert tensor is not None
+        shards.add(family.published_name(theirs), tensor)
     if (home / ASIDE).exists():
         kept = Published.of_file(home / ASIDE)
         for name, tensor in kept.items():
@@ -58,6 +66,10 @@ def export_run(spec: str, out: Path, progress: bool = True) -> list[Path]:
             shutil.copyfile(path, out / path.name)
     checkpoint.close()
     return written
+
+
+def _theirs(rule: Rule) -> str:
+    return rule.theirs
 
 
 def home_of(run: Path) -> Path:
@@ -91,7 +103,7 @@ class _Shards:
         size = tensor.numel() * tensor.element_size()
         if self.held and self.size + size > SHARD_BYTES:
             self._write()
-        self.held[name] = tensor.clone()
+        self.held[name] = tensor
         self.size += size
 
     def _write(self) -> None:

@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from configs.model import EfficientNetLite0, ModelConfig
+from configs.encoders import EfficientNetLite0
+from configs.model import ModelConfig
 from data_pipeline.storage import put
 from data_pipeline.stream.images import decode, views_of
 from data_pipeline.stream.layout import Geometry, geometry_of, picture_layout

@@ -17,7 +17,7 @@ from data_pipeline.stream.chat import Chat, Encoded
 from data_pipeline.stream.collate import Ready, collate, widen
 from data_pipeline.stream.layout import Geometry
 from pretrain.mesh import Mesh, alone
-from pretrain.model.decoder import KeyValueCache
+from pretrain.model.cache import KeyValueCache
 from pretrain.model.inputs import to_inputs
 from pretrain.model.vlm import VisionLanguageModel
 
@@ -93,7 +93,7 @@ class Generator:
         inputs = to_inputs(collate(rows, length, self.geometry, self.chat.pad_id, cnn=cnn), self.mesh.device)
         cache = KeyValueCache(len(prompts), length + room)
         x = self.model.embed(inputs, self.model.encode(inputs))
-        hidden = self.model.step(x, inputs.positions, cache)
+        hidden = self.model.step(x, inputs.positions, cache, self.model.routes(inputs))
         return hidden.view(len(prompts), length, -1)[:, -1], cache
 
     def grow(
@@ -128,8 +128,7 @@ class Generator:
         """Feed [S, N] ids: hidden states [S, N, W]."""
         sequences, count = ids.shape
         x = self.model.decoder.embed(ids.reshape(-1).to(self.mesh.device), self.model.math)
-        positions = torch.arange(cache.length, cache.length + count, device=self.mesh.device).repeat(sequences)
-        return self.model.step(x, positions.expand(3, -1), cache).view(sequences, count, -1)
+        return self.model.step(x, cache.places(count), cache).view(sequences, count, -1)
 
     def logprobs(self, hidden: Tensor) -> Tensor:
         """[K, W] -> [K, vocabulary] log-probabilities over all TP ranks' columns."""

@@ -102,7 +102,7 @@ def _weights(published: Published, matched: Matched, run: Path, progress: bool) 
         def data(part: Part) -> memoryview:
             rule, theirs = rules[part.name]
             bar.update()
-            found = rule.forth(published.tensor(theirs)).contiguous().view(-1)
+            found = rule.take(published.tensor(theirs)).contiguous().view(-1)
             return memoryview(found.view(DTYPES["U8"]).numpy())
 
         sha, size = files.write(str(place / "rank-00000.safetensors"), parts, data)

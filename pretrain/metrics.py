@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from configs.decoder import DecoderConfig
+from configs.encoders import NativeViT, ViT
 from configs.errors import UserError
-from configs.model import DecoderConfig, LinearProjector, ModelConfig, NativeViT, ViT
+from configs.model import ModelConfig
+from configs.projectors import LinearProjector
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
 from data_pipeline.stream.batch import Batch

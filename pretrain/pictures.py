@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from configs.encoders import EfficientNetLite0
 from configs.errors import UserError
-from configs.model import EfficientNetLite0
 from data_pipeline.stream.collate import Ready
 from data_pipeline.stream.images import decode, views_of
 from data_pipeline.stream.layout import picture_layout

@@ -25,9 +25,9 @@ def caption_scores(
     with torch.no_grad():
         for group in generator.groups(prompts):
             last, cache = generator.prefill([prompts[i] for i in group], room)
-            start = cache.length
+            start = cache.mark()
             for number, ids in enumerate(captions):
-                cache.length = start
+                cache.back(start)
                 tokens = torch.tensor([list(ids)]).expand(len(group), -1)
                 out[group, number] = continuation_scores(generator, last, cache, tokens).double().numpy()
     return out

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from configs.model import EfficientNetLite0, ModelConfig
+from configs.encoders import EfficientNetLite0
+from configs.model import ModelConfig
 from data_pipeline.stream.layout import geometry_of, layout
 from pretrain.model.cnn import CHANNELS
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from configs.encoders import EfficientNetLite0
 from configs.errors import RunError, UserError
-from configs.model import EfficientNetLite0
 from configs.schema import TrainRecipe
 from data_pipeline.stream.read.dataset import Dataset
 from pretrain.checkpoint import choose

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from configs.model import EfficientNetLite0
+from configs.encoders import EfficientNetLite0
 from configs.schema import TrainRecipe
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.collate import Ready, collate

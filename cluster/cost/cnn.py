@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cluster.cost.ops import Convolutions, Module
-from configs.model import EfficientNetLite0
+from configs.encoders import EfficientNetLite0
 
 STAGES = (  # repeats, kernel, stride, expansion, channels in, out (Tan & Le 2019; Lite variant)
     (1, 3, 1, 1, 32, 16),

@@ -1,7 +1,7 @@
 """Llama-shaped decoder (pretrain/model/decoder.py): embedding, layers, norm, loss."""
 
 from cluster.cost.ops import Activation, Attend, Cut, HeadNorm, Linear, Lookup, Loss, Module, Norm, Op
-from configs.model import DecoderConfig
+from configs.decoder import DecoderConfig
 
 
 def padded_vocabulary(config: DecoderConfig, vocabulary: int) -> int:

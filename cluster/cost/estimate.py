@@ -15,7 +15,7 @@ from cluster.cost.seconds import Device, MicroSeconds, StepSeconds, device_of, m
 from cluster.cost.states import States, states
 from cluster.cost.traffic import Message, batches, control, counts, data_parallel, group_sizes, tensor_parallel
 from cluster.cost.work import passes, useful_flops
-from configs.model import EfficientNetLite0, NativeViT
+from configs.encoders import EfficientNetLite0, NativeViT
 from configs.schema import TrainRecipe
 from configs.site import HardwareConfig
 

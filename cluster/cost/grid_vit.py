@@ -1,7 +1,7 @@
 """ViT on a learned grid (pretrain/model/vit.py): patches, positions, blocks with biases up to the feature layer."""
 
 from cluster.cost.ops import Activation, Attend, Cut, Linear, Module, Norm, Repeated
-from configs.model import ViT
+from configs.encoders import ViT
 
 
 def modules(config: ViT, tp: int) -> list[Module]:
@@ -22,7 +22,7 @@ def modules(config: ViT, tp: int) -> list[Module]:
         Activation(wide, gated=False, cut=cut),
         Linear("down", wide, width, row, bias=True),
     )
-    token = (Repeated("class_token", width),) if config.class_token else ()
+    token = (Repeated("class_token", width),) if config.class_token != "none" else ()
     rows = config.side**2 + len(token)
     ending = (Norm("norm", width, "layer"),) if config.feature_layer == -1 else ()
     made = [

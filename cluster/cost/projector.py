@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from cluster.cost.ops import Activation, Linear, Module, Norm, Op
-from configs.model import LinearProjector, MlpProjector, PixelShuffleMlpProjector
+from configs.projectors import LinearProjector, MlpProjector, PixelShuffleMlpProjector
 
 
 def linear(config: LinearProjector, channels: int, width: int) -> Module:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cluster.cost.parts import Model
-from configs.model import DecoderConfig
+from configs.decoder import DecoderConfig
 
 FP32 = 4
 KINDS = 3

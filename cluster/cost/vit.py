@@ -1,7 +1,7 @@
 """Native-resolution ViT (pretrain/model/vision.py): embedding of patches, blocks, norm."""
 
 from cluster.cost.ops import Activation, Attend, Cut, Linear, Module, Norm
-from configs.model import NativeViT
+from configs.encoders import NativeViT
 
 
 def modules(config: NativeViT, tp: int) -> list[Module]:

@@ -24,6 +24,7 @@ service/       the planner in a process of its own, once a node
 compiled.py    the decorator of compiled functions
 resample.py    Pillow's bicubic, the same bytes in a quarter of the time
 images.py      stored bytes -> pixels -> grid -> patches
+positions.py   where each position stands: plain, M-RoPE, shared by a picture
 collate.py     samples -> batch, with exactly the planned counts
 batch.py       the one object that the model eats
 lines.py       row by row what a rank would train on

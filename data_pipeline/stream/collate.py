@@ -11,6 +11,7 @@ from data_pipeline.stream.batch import NO_TARGET, Batch, RowInfo, Vision
 from data_pipeline.stream.chat import Encoded
 from data_pipeline.stream.images import patch_places, to_patches, views_of
 from data_pipeline.stream.layout import Geometry, Layout, PictureLayout, layout, picture_layout
+from data_pipeline.stream.positions import positions_of
 from data_pipeline.stream.resolution import NEWLINE, slot_order
 
 
@@ -102,7 +103,7 @@ class _Maker:
         self.length, self.geometry, self.cnn = length, geometry, cnn
         self.ids = np.full((count, length), pad_id, np.int64)
         self.targets = np.full((count, length), NO_TARGET, np.int64)
-        self.positions = np.zeros((count, length), np.int64)
+        self.positions = np.zeros((3, count, length), np.int64)
         self.segments: list[tuple[int, int, int]] = []
         self.slots: list[NDArray[np.int64]] = []
         self.pictures: list[PictureLayout] = []
@@ -126,19 +127,26 @@ class _Maker:
                 )
             end = start + count
             self.ids[index, start:end] = wide.ids
-            self.positions[index, start:end] = np.arange(count)
+            self.positions[:, index, start:end] = positions_of(count, wide.slots, planned.pictures, self.geometry)
             if sample.learn:
                 # Position t predicts t + 1 of its own segment; the first token of a segment is nobody's target.
                 learned = np.flatnonzero(wide.labels[1:])
                 self.targets[index, start + learned] = wide.ids[1:][learned]
             base = index * self.length + start
-            self.segments.append((base, base, base + count))
+            self.segments.append((base, base + self._prefix(wide), base + count))
             self.slots.append(base + wide.slots)
             self._pictures(sample, planned.pictures)
             start, visual, patches = end, visual + planned.visual_tokens, patches + planned.patches
         labels = int((self.targets[index] != NO_TARGET).sum())
         infos = tuple(sample.info or {} for sample in samples)
         self.infos.append(RowInfo(number, infos, start, visual, patches, labels))
+
+    def _prefix(self, wide: Wide) -> int:
+        """Tokens that see each other both ways: all before the first learned one; none in a causal model."""
+        if not self.geometry.prefix:
+            return 0
+        learned = np.flatnonzero(wide.labels)
+        return int(learned[0]) if len(learned) else len(wide.ids)
 
     def _pictures(self, sample: Ready, planned: Sequence[PictureLayout]) -> None:
         self.pictures += planned
@@ -216,7 +224,7 @@ class _Maker:
             ids=self.ids,
             targets=self.targets,
             weights=labels.astype(np.float32),
-            positions=np.broadcast_to(self.positions, (3, *self.positions.shape)),
+            positions=self.positions,
             segments=np.array(self.segments, np.int64).reshape(-1, 3),
             vision=self.vision(),
             denominator=float(labels.sum()) if denominator is None else denominator,

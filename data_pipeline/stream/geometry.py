@@ -1,6 +1,6 @@
 """How a picture becomes visual tokens, as plain numbers out of a model's encoder, resolution and projector."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from configs.model import AnyresResolution, ModelConfig, SquareResolution, TilesResolution
@@ -30,6 +30,15 @@ class Geometry:
     thumbnail: bool = False
     tile_grids: tuple[tuple[int, int], ...] = ()
     """(rows, columns) of tiles that anyres chooses from; the first of equally good ones is taken."""
+    queries: int = 0
+    """Tokens of a view where their number is fixed, whatever its cells (Q-Former, resampler)."""
+    extra: int = 0
+    """Tokens of a view besides its cells (a class token that is kept; CogVLM's two ends)."""
+    positions: Literal["plain", "mrope", "shared"] = "plain"
+    """How positions go on behind a picture: see positions.py."""
+    first_position: int = 0
+    prefix: bool = False
+    """What comes before a sample's first learned token sees itself both ways (prefix-LM)."""
 
     @property
     def cell(self) -> int:
@@ -41,9 +50,25 @@ class Geometry:
         """Visual tokens along a side of a square view."""
         return max(1, round(self.size / self.cell))
 
+    def view_tokens(self, cells: int) -> int:
+        """Tokens of a view of so many (merged) cells."""
+        return self.queries or cells + self.extra
+
 
 def geometry_of(model: ModelConfig) -> Geometry:
     """The geometry that a model configuration amounts to."""
+    decoder, positions = model.decoder, model.decoder.positions
+    return replace(
+        _pictures(model),
+        queries=model.queries,
+        extra=model.extra,
+        positions=positions if positions in ("mrope", "shared") else "plain",
+        first_position=decoder.first_position,
+        prefix=decoder.attention == "prefix",
+    )
+
+
+def _pictures(model: ModelConfig) -> Geometry:
     patch, merge, resolution = model.encoder.patch, model.merge, model.resolution
     if isinstance(resolution, SquareResolution):
         return Geometry(patch, merge, "square", size=resolution.size)

@@ -34,12 +34,13 @@ def measure(widths: ArrayLike, heights: ArrayLike, geometry: Geometry) -> tuple[
 
 
 def _block(wide: Ints, high: Ints, geometry: Geometry) -> tuple[Ints | int, Ints | int]:
+    square = geometry.side**2
     if geometry.mode == "square":
-        return geometry.side**2, geometry.side**2
+        return geometry.view_tokens(square), square
     if geometry.mode == "tiles":
         tiles = _tiles(wide, high, geometry)
-        count = (tiles + (tiles > 1) * int(geometry.thumbnail)) * geometry.side**2
-        return count, count
+        views = tiles + (tiles > 1) * int(geometry.thumbnail)
+        return views * geometry.view_tokens(square), views * square
     if geometry.mode == "anyres":
         return _anyres(wide, high, geometry)
     count = _native(wide.astype(np.float64), high.astype(np.float64), geometry).astype(np.int64)

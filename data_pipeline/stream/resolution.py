@@ -49,7 +49,7 @@ class PictureLayout:
     tokens: int
     """Positions that it fills in a row, newlines among them."""
     outputs: int
-    """Visual tokens that the encoder makes of its views; more than are used where padding is dropped."""
+    """(Merged) cells of its views; more than are used where padding is dropped."""
     patches: int
     unpadded: tuple[int, int, int, int] | None = None
     """Anyres: (first row, end, first column, end) of the tiles' joint grid of tokens that are kept."""
@@ -81,9 +81,8 @@ def picture_layout(width: int, height: int, geometry: Geometry, budget: int | No
         return _anyres(width, height, geometry, budget)
     rows, columns = grid_of(width, height, geometry, budget)
     count, size = rows * columns, (columns * geometry.cell, rows * geometry.cell)
-    return PictureLayout(
-        (Canvas(*size, 0, 0, size),), (View(0, 0, 0, rows, columns),), count, count, count * geometry.merge**2
-    )
+    tokens, patches = geometry.view_tokens(count), count * geometry.merge**2
+    return PictureLayout((Canvas(*size, 0, 0, size),), (View(0, 0, 0, rows, columns),), tokens, count, patches)
 
 
 def least_tokens(geometry: Geometry) -> int:
@@ -93,7 +92,7 @@ def least_tokens(geometry: Geometry) -> int:
         return geometry.min_tokens
     if geometry.mode == "tiles":
         return tiles_tokens(geometry.min_tiles, geometry)
-    return square + 1 if geometry.mode == "anyres" else square
+    return square + 1 if geometry.mode == "anyres" else geometry.view_tokens(square)
 
 
 def _require_pixels(width: int, height: int) -> None:
@@ -163,7 +162,7 @@ def _smart_resize(width: int, height: int, cell: int, least: int, most: int) -> 
 
 def tiles_tokens(tiles: int, geometry: Geometry) -> int:
     """Visual tokens of a picture cut into so many tiles."""
-    return (tiles + (geometry.thumbnail and tiles > 1)) * geometry.side**2
+    return (tiles + (geometry.thumbnail and tiles > 1)) * geometry.view_tokens(geometry.side**2)
 
 
 @lru_cache(maxsize=256)
@@ -193,7 +192,8 @@ def _tiles(width: int, height: int, geometry: Geometry, budget: int | None) -> P
         canvases.append(_square_canvas(geometry))
         views.append(View(1, 0, 0, geometry.side, geometry.side))
     count = len(views) * geometry.side**2
-    return PictureLayout(tuple(canvases), tuple(views), count, count, count * geometry.merge**2)
+    tokens = len(views) * geometry.view_tokens(geometry.side**2)
+    return PictureLayout(tuple(canvases), tuple(views), tokens, count, count * geometry.merge**2)
 
 
 def _square_canvas(geometry: Geometry) -> Canvas:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from configs.model import EfficientNetLite0
+from configs.encoders import EfficientNetLite0
 from configs.schema import TrainRecipe
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.counts.lengths import DatasetLengths, Policy

@@ -41,14 +41,26 @@ class Segments:
         total: T.
         causal: decoder True, encoder False.
         backend: see the module; "auto" chooses.
+        prefixes: [S] flat end of what sees itself both ways in each segment (prefix-LM); none: nothing does.
     """
 
-    def __init__(self, bounds: np.ndarray, total: int, causal: bool, device: torch.device, backend: str = "auto"):
+    def __init__(
+        self,
+        bounds: np.ndarray,
+        total: int,
+        causal: bool,
+        device: torch.device,
+        backend: str = "auto",
+        prefixes: np.ndarray | None = None,
+    ):
         self.bounds = np.asarray(bounds, np.int64).reshape(-1, 2)
         self.total, self.causal, self.device = total, causal, device
+        self.prefixes = self.bounds[:, 0] if prefixes is None else np.asarray(prefixes, np.int64)
         if backend == "auto":
             lengths = self.bounds[:, 1] - self.bounds[:, 0]
             backend = "padded" if len(lengths) == 0 or lengths.mean() < 512 else "segments"
+        if backend == "padded" and (self.prefixes > self.bounds[:, 0]).any():
+            backend = "segments"  # a prefix looks right: padding would be seen
         self.backend = backend
 
     @cached_property
@@ -85,7 +97,10 @@ class Segments:
             owner[start:end] = number
         mask = (owner[:, None] == owner[None, :]) & (owner[:, None] >= 0)
         if self.causal:
-            mask &= np.tri(self.total, dtype=bool)
+            seen = np.tri(self.total, dtype=bool)
+            for (start, _), prefix in zip(self.bounds, self.prefixes, strict=True):
+                seen[start:prefix, start:prefix] = True
+            mask &= seen
         return torch.from_numpy(mask | np.eye(self.total, dtype=bool)).to(self.device)
 
 
@@ -105,10 +120,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
     out = q.new_zeros(q.shape)
     if segments.backend == "segments":
         parts, index = [], []
-        for start, end in segments.bounds:
-            part = slice(int(start), int(end))
-            parts.append(_call(q[None, part], k[None, part], v[None, part], None, segments.causal)[0])
-            index.append(torch.arange(int(start), int(end), device=q.device))
+        for (start, end), prefix in zip(segments.bounds.tolist(), segments.prefixes.tolist(), strict=True):
+            whole, middle = slice(start, end), max(start, prefix) if segments.causal else start
+            if middle > start:
+                ahead = slice(start, middle)
+                parts.append(_call(q[None, ahead], k[None, ahead], v[None, ahead], None, False)[0])
+            if end > middle:
+                rest = slice(middle, end)
+                mask = _bottom_right(end - middle, end - start, q.device) if middle > start else None
+                causal = segments.causal and mask is None
+                parts.append(_call(q[None, rest], k[None, whole], v[None, whole], mask, causal)[0])
+            index.append(torch.arange(start, end, device=q.device))
         return out.index_put((torch.cat(index),), torch.cat(parts)) if parts else out + 0 * (q + k + v)
     parts, index = [], []
     for bucket in segments.buckets:
@@ -118,19 +140,34 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
     return out.index_put((torch.cat(index),), torch.cat(parts)) if parts else out + 0 * (q + k + v)
 
 
-def attend_cached(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend_views(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Queries of each view on its own keys: [V, Q, H, D] on [V, N, K, D] -> [V, Q, H, D]; H a multiple of K."""
+    if k.shape[2] != q.shape[2]:
+        repeat = q.shape[2] // k.shape[2]
+        k, v = k.repeat_interleave(repeat, 2), v.repeat_interleave(repeat, 2)
+    return _call(q, k, v, None, False)
+
+
+def attend_cached(q: Tensor, k: Tensor, v: Tensor, prefix: bool = False) -> Tensor:
     """Causal attention of the last N positions over all L so far: [S, N, H, D] on [S, L, K, D] -> [S, N, H, D].
 
     SDPA's `is_causal` would mask top-left; with a cache the mask must be bottom-right, so it is given.
+
+    Args:
+        prefix: where N = L, the positions see each other both ways (the prompt of a prefix-LM).
     """
     if k.shape[2] != q.shape[2]:
         repeat = q.shape[2] // k.shape[2]
         k, v = k.repeat_interleave(repeat, 2), v.repeat_interleave(repeat, 2)
     count, total = q.shape[1], k.shape[1]
     if count == total:
-        return _call(q, k, v, None, True)
-    mask = None if count == 1 else torch.ones(count, total, dtype=torch.bool, device=q.device).tril(total - count)
-    return _call(q, k, v, mask, False)
+        return _call(q, k, v, None, not prefix)
+    return _call(q, k, v, None if count == 1 else _bottom_right(count, total, q.device), False)
+
+
+def _bottom_right(count: int, total: int, device: torch.device) -> Tensor:
+    """[count, total] True where the last `count` of `total` positions may look."""
+    return torch.ones(count, total, dtype=torch.bool, device=device).tril(total - count)
 
 
 def _call(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -152,3 +189,14 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = (t[:, None, :].to(x.dtype) for t in table)
     first, second = x.chunk(2, -1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+def mrope_table(positions: Tensor, dim: int, theta: float, sections: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """cos, sin [T, dim / 2] fp32 for [3, T] positions: frequencies in three runs turn with time, row and column.
+
+    M-RoPE (Qwen2-VL, arXiv 2409.12191); text, whose three positions are equal, is turned as by plain RoPE.
+    """
+    tables = [rope_table(axis, dim, theta) for axis in positions]
+    ends = [sections[0], sections[0] + sections[1], sum(sections)]
+    parts = [[table[k][:, a:b] for table, a, b in zip(tables, (0, *ends), ends, strict=False)] for k in (0, 1)]
+    return torch.cat(parts[0], -1), torch.cat(parts[1], -1)

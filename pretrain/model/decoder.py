@@ -1,90 +1,22 @@
-"""Llama-shaped decoder: RMSNorm, grouped-query attention with RoPE, SwiGLU; tensor-parallel over Megatron's linears.
+"""Decoder: Llama, Vicuna, SmolLM2, Qwen2 and 3, Gemma, OPT shapes; tensor-parallel over Megatron's linears.
 
-Legend: T flat positions, W width, H heads of this rank, K key/value heads of this rank, D head size.
+Pre-norm layers of grouped-query attention and MLP; layers themselves are in decoder_layer.py. Legend: T flat positions, W
+width.
 """
 
 import torch
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from configs.model import DecoderConfig
-from pretrain.model.attention import Segments, attend, attend_cached, rope_table, rotate
-from pretrain.model.linear import Builder, ColumnLinear, Embedding, HeadNorm, Norm, RowLinear, WholeLinear
+from configs.decoder import DecoderConfig
+from pretrain.model.attention import Segments, mrope_table, rope_table
+from pretrain.model.cache import KeyValueCache
+from pretrain.model.decoder_layer import DecoderLayer, Routes
+from pretrain.model.learned import Embedding, Learned
+from pretrain.model.linear import Builder, ColumnLinear
+from pretrain.model.norm import Norm
 
 MASKED_LOGIT = -1e9
-
-
-class KeyValueCache:
-    """Keys and values of S sequences of equal length, room for `room` positions, one pair a layer."""
-
-    def __init__(self, sequences: int, room: int):
-        self.sequences, self.room, self.length = sequences, room, 0
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add [S, N, K, D] at the end; returns all so far, [S, length + N, K, D]."""
-        if layer not in self.keys:
-            shape = (self.sequences, self.room, *k.shape[2:])
-            self.keys[layer], self.values[layer] = k.new_empty(shape), v.new_empty(shape)
-        end = self.length + k.shape[1]
-        self.keys[layer][:, self.length : end] = k
-        self.values[layer][:, self.length : end] = v
-        return self.keys[layer][:, :end], self.values[layer][:, :end]
-
-
-class DecoderLayer(nn.Module):
-    def __init__(self, build: Builder, number: int, config: DecoderConfig):
-        super().__init__()
-        name, width = f"decoder.layers.{number}", config.width
-        self.number, self.head = number, width // config.heads
-        kv_heads = config.kv_heads or config.heads
-        # GPT-2's scaling of what writes into the residual stream.
-        std = build.std / (2 * config.layers) ** 0.5 if config.scaled_residual else build.std
-        self.norm1 = Norm(build, f"{name}.norm1", width, config.norm_eps)
-        self.q = ColumnLinear(build, f"{name}.q", width, width)
-        self.shared_kv = kv_heads % build.tp_size != 0
-        if self.shared_kv:  # TP does not divide the KV heads: every rank holds all and uses those of its query heads
-            self.k = WholeLinear(build, f"{name}.k", width, kv_heads * self.head, partial=True)
-            self.v = WholeLinear(build, f"{name}.v", width, kv_heads * self.head, partial=True)
-            mine = config.heads // build.tp_size
-            first, group = build.tp_rank * mine, config.heads // kv_heads
-            self.kv_of_q = [(first + i) // group for i in range(mine)]
-        else:
-            self.k = ColumnLinear(build, f"{name}.k", width, kv_heads * self.head)
-            self.v = ColumnLinear(build, f"{name}.v", width, kv_heads * self.head)
-        self.q_norm = self.k_norm = None
-        if config.qk_norm is not None:
-            start = config.qk_norm**0.5  # logits are a product of both
-            self.q_norm = HeadNorm(build, f"{name}.q_norm", self.head, config.norm_eps, start)
-            self.k_norm = HeadNorm(build, f"{name}.k_norm", self.head, config.norm_eps, start)
-        self.out = RowLinear(build, f"{name}.out", width, width, std=std)
-        self.norm2 = Norm(build, f"{name}.norm2", width, config.norm_eps)
-        self.gate = ColumnLinear(build, f"{name}.gate", width, config.mlp_width)
-        self.up = ColumnLinear(build, f"{name}.up", width, config.mlp_width)
-        self.down = RowLinear(build, f"{name}.down", config.mlp_width, width, std=std)
-
-    def forward(
-        self, x: Tensor, table: tuple[Tensor, Tensor], segments: Segments | None, cache: KeyValueCache | None = None
-    ) -> Tensor:
-        """x [T, W] -> [T, W]. With `cache`, T = S * N: S sequences that each grow by N positions."""
-        h = self.norm1(x)
-        q, k, v = (part(h).view(x.shape[0], -1, self.head) for part in (self.q, self.k, self.v))
-        if self.shared_kv:
-            k, v = k[:, self.kv_of_q], v[:, self.kv_of_q]
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, table), rotate(k, table)
-        if cache is None:
-            assert segments is not None
-            mixed = attend(q, k, v, segments)
-        else:
-            q, k, v = (part.view(cache.sequences, -1, *part.shape[1:]) for part in (q, k, v))
-            mixed = attend_cached(q, *cache.append(self.number, k, v))
-        x = x + self.out(mixed.reshape(x.shape[0], -1))
-        h = self.norm2(x)
-        return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
 
 class Decoder(nn.Module):
@@ -93,29 +25,50 @@ class Decoder(nn.Module):
     def __init__(self, build: Builder, config: DecoderConfig, vocabulary: int):
         super().__init__()
         vocabulary = config.vocab_size or vocabulary
-        self.vocabulary, self.theta = vocabulary, config.rope_theta
+        self.vocabulary, self.theta, self.sections = vocabulary, config.rope_theta, config.mrope_sections
+        self.prefix = config.attention == "prefix"
         self.embedding_scale = config.width**0.5 if config.scale_embeddings else 1.0
-        self.head_size = config.width // config.heads
+        self.head_size = config.head
         multiple = config.vocab_multiple
         padded = -(-vocabulary // multiple) * multiple
         if padded % build.tp_size:
             raise ValueError(f"vocabulary {padded} is not divided by tp {build.tp_size}: raise vocab_multiple")
         self.embedding = Embedding(build, "decoder.embedding", padded, config.width)
+        self.places = None
+        if config.positions == "learned":
+            rows = config.first_position + config.max_length
+            self.places = Learned(build, "decoder.positions.weight", rows, config.width, build.std)
         self.layers = nn.ModuleList(DecoderLayer(build, i, config) for i in range(config.layers))
-        self.norm = Norm(build, "decoder.norm", config.width, config.norm_eps)
+        self.norm = Norm(build, "decoder.norm", config.width, config.norm_eps, config.norm)
         self.head = None if config.tied_head else ColumnLinear(build, "decoder.head", config.width, padded)
         self.first = build.tp_rank * (padded // build.tp_size)
 
     def forward(
-        self, x: Tensor, positions: Tensor, segments: Segments | None, cache: KeyValueCache | None = None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        segments: Segments | None,
+        cache: KeyValueCache | None = None,
+        routes: Routes | None = None,
     ) -> Tensor:
         """[T, W] embedded inputs, [3, T] positions -> [T, W] normed hidden states."""
-        table = rope_table(positions[0], self.head_size, self.theta)
+        if self.places is not None:
+            x = x + self.places(positions[0]).to(x.dtype)
+        table = self._table(positions)
         for layer in self.layers:
-            x = layer(x, table, segments, cache)
+            x = layer(x, table, segments, cache, routes)
         if cache is not None:
             cache.length += x.shape[0] // cache.sequences
+            last = positions.view(3, cache.sequences, -1)[:, :, -1]
+            cache.following = last.max(0).values + 1
         return self.norm(x)
+
+    def _table(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self.places is not None:
+            return None
+        if self.sections is not None:
+            return mrope_table(positions, self.head_size, self.theta, self.sections)
+        return rope_table(positions[0], self.head_size, self.theta)
 
     def embed(self, ids: Tensor, math: torch.dtype) -> Tensor:
         """[T] ids -> [T, W] inputs of the first layer."""

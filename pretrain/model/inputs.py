@@ -35,9 +35,14 @@ class Inputs:
     """[O, C]"""
     images: list[np.ndarray] | None
     patches: Tensor | None
-    patch_positions: Tensor | None
     patch_bounds: np.ndarray
     """[W, 2] start and end of each view's patches (host)."""
+    patch_places: np.ndarray
+    """[P, 2] row and column of each patch in its view (host)."""
+    views: int
+    """W"""
+    inner: Tensor
+    """[E] flat positions of visual tokens that another one of their segment follows: what a visual expert serves."""
     denominator: float
 
 
@@ -57,11 +62,11 @@ def to_inputs(batch: Batch, device: torch.device, backend: str = "auto") -> Inpu
     bounds = np.zeros((0, 2), np.int64)
     if vision.patch_segments is not None:
         bounds = np.stack([vision.patch_segments[:-1], vision.patch_segments[1:]], 1)
-    ends = batch.segments[:, [0, 2]]
+    ends, none = batch.segments[:, [0, 2]], np.zeros((0, 2), np.int32)
     return Inputs(
         ids=put(batch.ids.reshape(-1)),
         positions=put(batch.positions.reshape(3, -1)),
-        segments=Segments(ends, batch.ids.size, causal=True, device=device, backend=backend),
+        segments=Segments(ends, batch.ids.size, True, device, backend, batch.segments[:, 1]),
         picked=put(picked),
         targets=put(targets),
         weights=put(weights.astype(np.float32)),
@@ -71,7 +76,24 @@ def to_inputs(batch: Batch, device: torch.device, backend: str = "auto") -> Inpu
         features=None if vision.features is None else put(vision.features),
         images=vision.images,
         patches=None if vision.patches is None else put(vision.patches),
-        patch_positions=None if vision.patch_positions is None else put(vision.patch_positions),
         patch_bounds=bounds,
+        patch_places=none if vision.patch_positions is None else vision.patch_positions,
+        views=len(vision.grids),
+        inner=put(inner_positions(batch.ids.size, ends, vision.slots)),
         denominator=float(batch.denominator),
     )
+
+
+def inner_positions(total: int, ends: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Flat positions of visual tokens followed by another one of the same segment (CogVLM's expert mask).
+
+    Args:
+        total: T.
+        ends: [S, 2] start and end of each segment.
+        slots: [V] flat positions of visual tokens.
+    """
+    visual = np.zeros(total + 1, bool)
+    visual[slots] = True
+    followed = visual[:-1] & visual[1:]
+    followed[ends[:, 1] - 1] = False
+    return np.flatnonzero(followed)

@@ -16,7 +16,6 @@ from megatron.core import tensor_parallel
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
-    reduce_from_tensor_model_parallel_region,
 )
 from torch import Tensor, nn
 
@@ -209,83 +208,3 @@ class WholeLinear(nn.Module):
             x, weight = copy_to_tensor_model_parallel_region(x), copy_to_tensor_model_parallel_region(weight)
         out = cast_linear(x, weight)
         return out if self.bias is None else out + self.bias.to(out.dtype)
-
-
-class Norm(nn.Module):
-    """RMSNorm (Zhang & Sennrich 2019) or LayerNorm over the last dimension, computed in fp32."""
-
-    def __init__(self, build: Builder, name: str, width: int, eps: float, kind: str = "rms"):
-        super().__init__()
-        self.eps, self.kind = eps, kind
-        self.weight = nn.Parameter(torch.ones(width, dtype=build.dtype, device=build.device))
-        mark(self.weight, LogicalTensor(f"{name}.weight", (width,)))
-        self.bias = None
-        if kind == "layer":
-            self.bias = nn.Parameter(torch.zeros(width, dtype=build.dtype, device=build.device))
-            mark(self.bias, LogicalTensor(f"{name}.bias", (width,)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        shape, weight = (x.shape[-1],), self.weight.float()
-        if self.bias is not None:
-            out = nn.functional.layer_norm(x.float(), shape, weight, self.bias.float(), self.eps)
-        else:
-            out = nn.functional.rms_norm(x.float(), shape, weight, self.eps)
-        return out.to(x.dtype)
-
-
-class HeadNorm(Norm):
-    """RMSNorm of each head's queries or keys [T, H, D] with one weight [D] for all heads (Qwen3, arXiv 2505.09388).
-
-    TP ranks hold other heads, so each has a part of the weight's gradient: they are summed.
-    """
-
-    def __init__(self, build: Builder, name: str, head: int, eps: float, start: float):
-        super().__init__(build, name, head, eps)
-        with torch.no_grad():
-            self.weight.fill_(start)
-        self.cut = build.tp_size > 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = copy_to_tensor_model_parallel_region(self.weight.float()) if self.cut else self.weight.float()
-        return nn.functional.rms_norm(x.float(), (x.shape[-1],), weight, self.eps).to(x.dtype)
-
-
-class _Lookup(torch.autograd.Function):
-    """weight[ids] whose gradient is summed in fp32: a mark seen hundreds of times a row would drown in bf16."""
-
-    @staticmethod
-    def forward(ctx: Any, ids: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(ids)
-        ctx.shape, ctx.dtype = weight.shape, weight.dtype
-        return weight[ids]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        (ids,) = ctx.saved_tensors
-        total = torch.zeros(ctx.shape, dtype=torch.float32, device=ids.device)
-        return None, total.index_add_(0, ids, grads[0].float()).to(ctx.dtype)
-
-
-class Embedding(tensor_parallel.VocabParallelEmbedding):
-    """[T] ids -> [T, width], and, where the head is tied, [T, width] -> [T, vocabulary / TP] logits.
-
-    The vocabulary (padded to a fixed multiple) is cut over TP. Both directions are calls of this one module, so that
-    ZeRO-3's hooks gather the weight for either.
-    """
-
-    def __init__(self, build: Builder, name: str, vocabulary: int, width: int):
-        super().__init__(vocabulary, width, init_method=lambda t: t, config=build.megatron)
-        self.first = build.tp_rank * (vocabulary // build.tp_size)
-        logical = LogicalTensor(f"{name}.weight", (vocabulary, width), 0, self.first)
-        fill(self.weight, build, logical, build.std)
-        self.cut = build.tp_size > 1
-
-    def forward(self, x: Tensor, as_head: bool = False) -> Tensor:  # type: ignore[override]
-        if as_head:
-            return cast_linear(copy_to_tensor_model_parallel_region(x) if self.cut else x, self.weight)
-        if not self.cut:
-            return _Lookup.apply(x, self.weight)  # type: ignore[return-value]
-        local = x - self.first
-        outside = (local < 0) | (local >= self.num_embeddings_per_partition)
-        out = _Lookup.apply(local.masked_fill(outside, 0), self.weight)
-        return reduce_from_tensor_model_parallel_region(out.masked_fill(outside[:, None], 0.0))  # type: ignore[union-attr]

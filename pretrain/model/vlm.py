@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs.model import AnyresResolution, EfficientNetLite0, ModelConfig, ViT
+from configs.encoders import EfficientNetLite0, ViT
+from configs.model import AnyresResolution, ModelConfig
 from pretrain.mesh import Mesh, math_dtype, param_dtype
+from pretrain.model.cache import KeyValueCache
 from pretrain.model.cnn import CHANNELS, load_efficientnet
-from pretrain.model.decoder import Decoder, KeyValueCache
+from pretrain.model.decoder import Decoder
+from pretrain.model.decoder_layer import Routes
 from pretrain.model.inputs import Inputs
 from pretrain.model.linear import Builder
 from pretrain.model.projector import Newline, make_projector
@@ -37,7 +40,7 @@ class VisionLanguageModel(nn.Module):
         self, config: ModelConfig, vocabulary: int, build: Builder, math: torch.dtype, features_only: bool = False
     ):
         super().__init__()
-        self.math, self.merge = math, config.merge
+        self.math, self.merge, self.expert = math, config.merge, config.decoder.expert
         self.encoder: VisionTransformer | GridViT | None = None
         self.frozen_cnn: list[nn.Module] = []
         if isinstance(config.encoder, EfficientNetLite0):
@@ -67,18 +70,17 @@ class VisionLanguageModel(nn.Module):
                 return torch.zeros(1, wide, dtype=self.math, device=inputs.ids.device)
             with torch.no_grad():
                 return torch.cat(self.frozen_cnn[0].encode(inputs.images, inputs.ids.device)).to(self.math)  # type: ignore[operator]
-        patches, places, bounds = inputs.patches, inputs.patch_positions, inputs.patch_bounds
-        if patches is None or places is None or len(patches) == 0:
+        patches, places, bounds = inputs.patches, inputs.patch_places, inputs.patch_bounds
+        if patches is None or len(patches) == 0:
             count = self.merge**2
             patches = torch.zeros(count, self.patch_size, dtype=torch.uint8, device=inputs.ids.device)
-            places = torch.zeros(count, 2, dtype=torch.int32, device=inputs.ids.device)
-            bounds = np.array([[0, count]])
+            places, bounds = np.zeros((count, 2), np.int32), np.array([[0, count]])
         return self.encoder(patches, places, bounds, self.math).reshape(-1, wide)
 
     def embed(self, inputs: Inputs, features: Tensor) -> Tensor:
         """Text embeddings with the projected features at their slots, newlines at theirs: [T, W]."""
         x = self.decoder.embed(inputs.ids, self.math)
-        visual = self.projector(features)
+        visual = self.projector(features, max(1, inputs.views))
         if self.newline is not None:
             # One call a micro-step, also without pictures: lockstep. The spare one stays in the graph, times zero.
             lines = self.newline(len(inputs.newlines) + 1).to(x.dtype)
@@ -93,7 +95,11 @@ class VisionLanguageModel(nn.Module):
     def hidden(self, inputs: Inputs) -> Tensor:
         """[T, W] final hidden states."""
         x = self.embed(inputs, self.encode(inputs))
-        return self.decoder(x, inputs.positions, inputs.segments)
+        return self.decoder(x, inputs.positions, inputs.segments, routes=self.routes(inputs))
+
+    def routes(self, inputs: Inputs) -> Routes | None:
+        """Which positions a visual expert serves; none where the model has none."""
+        return Routes.of(inputs.inner, len(inputs.ids)) if self.expert else None
 
     def forward(self, inputs: Inputs) -> Output:
         """Weighted sum of token cross-entropies of this micro-step (never a mean: see pretrain/loss.py)."""
@@ -101,9 +107,9 @@ class VisionLanguageModel(nn.Module):
         losses = self.decoder.cross_entropy(hidden, inputs.targets)
         return Output((losses * inputs.weights).sum(), inputs.weights.sum())
 
-    def step(self, x: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
+    def step(self, x: Tensor, positions: Tensor, cache: KeyValueCache, routes: Routes | None = None) -> Tensor:
         """Grow the cached sequences by [S * N, W] inputs; returns hidden states of the same shape."""
-        return self.decoder(x, positions, None, cache)
+        return self.decoder(x, positions, None, cache, routes)
 
 
 def make_builder(mesh: Mesh, precision: str, seed: int, std: float) -> Builder:

@@ -7,7 +7,8 @@ import pytest
 
 from cluster.cost.cnn import parameters
 from cluster.cost.parts import frozen_outside, make_model
-from configs.model import EfficientNetLite0, ModelConfig
+from configs.encoders import EfficientNetLite0
+from configs.model import ModelConfig
 from tests.pretrain.squares import make_world
 from tests.support.pool import Pool
 from tests.support.worlds import MODEL, VOCABULARY
@@ -53,7 +54,7 @@ def models() -> list[dict[str, Any]]:
         "depth": 3,
         "mlp_width": 32,
     }
-    clip = {"heads": 2, "class_token": True, "pre_norm": True, "patch_bias": False, "feature_layer": -2}
+    clip = {"heads": 2, "class_token": "drop", "pre_norm": True, "patch_bias": False, "feature_layer": -2}
     published = {**base["decoder"], "vocab_size": VOCABULARY + 300, "tied_head": False}
     made += [{**base, "encoder": {**grid, **clip}, "decoder": published}, {**base, "encoder": {**grid, "heads": 3}}]
     return [*made, {**base, "resolution": anyres}, {**base, "encoder": cnn, "projector": {"type": "mlp"}}]

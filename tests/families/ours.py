@@ -71,10 +71,12 @@ def inputs_of(samples: Samples, image: int, patch: int, mesh: Mesh, backend: str
         patches=torch.from_numpy(np.concatenate([to_patches(picture, patch, 1) for picture in images]))
         if images
         else None,
-        patch_positions=torch.from_numpy(np.concatenate([patch_places(*cell, 1) for cell in cells]))
-        if images
-        else None,
         patch_bounds=np.stack([starts[:-1], starts[1:]], 1),
+        patch_places=np.concatenate([patch_places(*cell, 1) for cell in cells])
+        if images
+        else np.zeros((0, 2), np.int32),
+        views=len(images),
+        inner=nothing[:0],
         denominator=1.0,
     )
 

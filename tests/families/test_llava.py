@@ -17,7 +17,7 @@ from pretrain.exporting import export_run
 from pretrain.importing import import_published
 from pretrain.mesh import Mesh, alone
 from pretrain.model.hf.families import match
-from pretrain.model.hf.llava import normalised
+from pretrain.model.hf.llava import FAMILY
 from pretrain.model.hf.published import Published
 from pretrain.model.linear import logical_of
 from tests.families.ours import inputs_of, logits_of, open_model, samples_of
@@ -73,9 +73,9 @@ def test_gradients(mesh: Mesh, theirs: Any, llava_folder: Path, llava_run: Path)
     theirs.zero_grad()
     (torch.cat([their_logits(theirs, sample) for sample in samples]) * weights).sum().backward()
     found = {logical_of(p).name: p.grad for p in net.parameters()}
-    named = {normalised(name): parameter for name, parameter in theirs.named_parameters()}
+    named = {FAMILY.normalised(name): parameter for name, parameter in theirs.named_parameters()}
     for rule, _ in match(Published(llava_folder)).pairs:
-        mine, wanted = found[rule.ours], rule.forth(named[rule.theirs].grad)
+        mine, wanted = found[rule.ours], rule.take(named[rule.theirs].grad)
         assert mine is not None and wanted.norm() > 0, rule.ours
         if rule.ours.endswith((".k.bias",)):  # softmax does not see it: its gradient is rounding
             continue
@@ -138,7 +138,7 @@ def test_tensor_parallel_is_the_same(pool: Pool, llava_run: Path) -> None:
 def test_out_is_what_came_in(llava_folder: Path, llava_run: Path, tmp_path: Path, transformers: Any) -> None:
     export_run(str(llava_run), tmp_path / "out", progress=False)
     came, went = (
-        {normalised(k): v for k, v in load_file(folder / "model.safetensors").items()}
+        {FAMILY.normalised(k): v for k, v in load_file(folder / "model.safetensors").items()}
         for folder in (llava_folder, tmp_path / "out")
     )
     assert came.keys() == went.keys() and all(torch.equal(came[name], went[name]) for name in came)
@@ -198,7 +198,7 @@ def test_the_linear_projector_of_llava(mesh: Mesh, transformers: Any, tmp_path: 
     wanted = (
         features @ tensors["multi_modal_projector.linear.weight"].t() + tensors["multi_modal_projector.linear.bias"]
     )
-    assert torch.allclose(net.projector(features), wanted, atol=1e-6)
+    assert torch.allclose(net.projector(features, 1), wanted, atol=1e-6)
 
 
 def spoil(folder: Path, change: Any) -> None:
@@ -219,7 +219,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "another family": (
         lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
-        "has model_type 'bert': what can be imported is llava",
+        "has model_type 'bert': what can be imported is blip-2, ",
     ),
     "pickled weights": (
         lambda f: ((f / "model.safetensors").unlink(), (f / "pytorch_model.bin").write_bytes(b"x")),

@@ -177,7 +177,7 @@ def larger_queries(mesh: Mesh, qk_norm: float | None) -> dict[str, float]:
 
 def held(mesh: Mesh, zero: int) -> int:
     """Bytes held after one step of a 25 M model."""
-    from configs.model import DecoderConfig
+    from configs.decoder import DecoderConfig
 
     big = MODEL.model_copy(update={"decoder": DecoderConfig(layers=6, width=512, heads=8, mlp_width=1536)})
     engine = make_engine(mesh, zero, "bf16", 1, {"projector": 0.01, "decoder": 0.01}, big, 4096)

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from configs.model import DecoderConfig, ModelConfig, NativeViT, PixelShuffleMlpProjector
+from configs.decoder import DecoderConfig
+from configs.encoders import NativeViT
+from configs.model import ModelConfig
+from configs.projectors import PixelShuffleMlpProjector
 from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.chat import Encoded
 from data_pipeline.stream.collate import Ready, collate

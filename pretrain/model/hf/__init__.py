@@ -5,7 +5,15 @@ HF folder --published.py--> tensors by name --family table--> logical tensors (a
 ```
 
 published.py  a published folder: config.json, safetensors read one tensor at a time
-rules.py      what a table is made of: one of our tensors, one of theirs, and what lies between
-llava.py      LLaVA-1.5 (and LLaVA's linear projector): CLIP ViT, MLP, Llama
+rules.py      what a table is made of: one of our tensors, (rows of) one of theirs, and what lies between
+family.py     what a family is: its composition, its table, the spellings of its names
+text.py       language models: Llama, Mistral, Qwen2, Qwen3, Gemma, OPT
+towers.py     vision towers: CLIP, SigLIP, InternViT, EVA
+llava.py      LLaVA-1.5, LLaVA-NeXT, LLaVA's linear projector
+paligemma.py  PaliGemma
+internvl.py   InternVL 2.5 and 3
+idefics3.py   Idefics3, SmolVLM
+blip2.py      BLIP-2
+qwen2_vl.py   Qwen2-VL, Qwen2.5-VL
 families.py   which family a folder is of; a folder held against its table
 """

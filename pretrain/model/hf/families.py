@@ -1,33 +1,29 @@
 """Which family a published folder is of, and its table turned into checks: no unused, no missing, right shape."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from configs.errors import UserError
 from configs.model import ModelConfig
-from pretrain.model.hf import llava
+from pretrain.model.hf import blip2, idefics3, internvl, llava, paligemma, qwen2_vl
+from pretrain.model.hf.family import Config, Family
 from pretrain.model.hf.published import Published
 from pretrain.model.hf.rules import Rule
 
-
-@dataclass(frozen=True)
-class Family:
-    """How a published folder becomes a composition and back."""
-
-    model_of: Callable[[dict[str, Any]], ModelConfig]
-    rules_of: Callable[[ModelConfig], list[Rule]]
-    left_aside: Callable[[ModelConfig, str], bool]
-    normalised: Callable[[str], str]
-    published_name: Callable[[str], str]
-
-
 FAMILIES = {
-    "llava": Family(llava.model_of, llava.rules_of, llava.left_aside, llava.normalised, llava.published_name),
+    "blip-2": blip2.FAMILY,
+    "idefics3": idefics3.FAMILY,
+    "internvl": internvl.FAMILY,
+    "llava": llava.FAMILY,
+    "llava_next": llava.FAMILY,
+    "paligemma": paligemma.FAMILY,
+    "qwen2_vl": qwen2_vl.FAMILY,
+    "qwen2_5_vl": qwen2_vl.FAMILY,
+    "smolvlm": idefics3.FAMILY,
 }
+"""By `model_type` of config.json."""
 
 
-def family_of(config: dict[str, Any], where: str) -> Family:
+def family_of(config: Config, where: str) -> Family:
     """Raises UserError where `model_type` is none that is known."""
     kind = config.get("model_type")
     if kind not in FAMILIES:
@@ -53,9 +49,9 @@ def match(published: Published) -> Matched:
     family = family_of(published.config, str(published.folder / "config.json"))
     model = family.model_of(published.config)
     names = {family.normalised(name): name for name in published.names}
-    pairs = []
+    pairs, used = [], set()
     for rule in family.rules_of(model):
-        name = names.pop(rule.theirs, None)
+        name = names.get(rule.theirs)
         if name is None:
             raise UserError(
                 f"{published.folder} lacks {family.published_name(rule.theirs)}: fetch it again, or correct config.json"
@@ -65,11 +61,13 @@ def match(published: Published) -> Matched:
             raise UserError(
                 f"{published.folder} has {name} of shape {shape}, its config.json says {rule.published}: they do not belong together"
             )
+        used.add(rule.theirs)
         pairs.append((rule, name))
+    aside = {short: name for short, name in names.items() if family.left_aside(model, short)}
     # What a tied head is saved as a second time has nothing new.
-    extra = [name for short, name in names.items() if not family.left_aside(model, short) and short != "head.weight"]
+    extra = [name for short, name in names.items() if short not in used | aside.keys() and short != "head.weight"]
     if extra:
         raise UserError(
             f"{published.folder} has {extra[0]} and {len(extra) - 1} more tensors that this family does not: it is another model"
         )
-    return Matched(model, pairs, [name for short, name in names.items() if family.left_aside(model, short)])
+    return Matched(model, pairs, list(aside.values()))
