@@ -17,6 +17,7 @@ base.py      the frozen base of every model, closed to unknown keys
 ingest.py    what a data build reads, does and writes
 model.py     encoder x resolution x projector x decoder
 data.py      what a training run reads: datasets, tokenizer, template, packing
+templates.py  text templates of published families, by name
 training.py  stage, optimizer, parallelism, checkpoints, logs, evaluation
 schema.py    the two kinds of recipe, with the rules that join their parts
 load.py      YAML to recipe and back: names, `extends`, `--set`, difference, JSON Schema

@@ -9,6 +9,8 @@ counts per dataset --> tables --> plan (order, mixture, packing) --> step: rows 
 ```
 
 tokenizer.py   trains the small byte-level BPE tokenizer
+turns.py       a template applied: marks, contents and pictures of a sample, in order
+rendered.py    these as one string -> token ids, where marks are texts of several tokens
 chat.py        messages -> token ids, learned tokens, places of pictures
 counts/        lengths of a dataset's samples, counted once and kept beside it
 geometry.py    a resolution policy for one encoder and projector, as plain numbers
