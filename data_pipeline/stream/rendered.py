@@ -138,7 +138,8 @@ def _with_spaces(parts: Sequence[Part]) -> list[Part]:
 
 def _spans(parts: Sequence[Part]) -> tuple[NDArray[np.int64], list[int]]:
     """(learned characters before each character [n + 1], where pictures start)."""
-    learned = [part.learned for part in parts for _ in part.text]
-    starts = np.cumsum([0, *(len(part.text) for part in parts)])
+    lengths = [len(part.text) for part in parts]
+    learned = np.repeat([part.learned for part in parts], lengths)
+    starts = np.cumsum([0, *lengths])
     pictures = [int(start) for part, start in zip(parts, starts, strict=False) if part.kind == "image"]
-    return np.cumsum([0, *learned, 0]), pictures
+    return np.concatenate([[0], np.cumsum(learned), [learned.sum()]]), pictures
