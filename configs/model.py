@@ -114,11 +114,21 @@ class NativeResolution(Config):
         return self
 
 
+Filter = Literal["bicubic", "lanczos", "bilinear"]
+"""Kernels of resampling, as Pillow has them, with antialiasing."""
+
+
 class SquareResolution(Config):
-    """Every picture resized to size x size pixels."""
+    """Every picture as size x size pixels. A rest of pixels that is no whole cell is not seen (SigLIP: 384 in cells of 14)."""
 
     type: Literal["square"] = "square"
     size: int = Field(224, ge=1)
+    fit: Literal["stretch", "crop", "pad"] = Field(
+        "stretch",
+        description="`stretch`: without regard to its aspect (BLIP-2, SigLIP); `crop`: the shortest side becomes `size`, "
+        "then the middle is cut out (CLIP, LLaVA); `pad`: on a square of the encoder's mean colour (LLaVA-1.5)",
+    )
+    filter: Filter = "bicubic"
 
 
 class TilesResolution(Config):
@@ -129,6 +139,7 @@ class TilesResolution(Config):
     min_tiles: int = Field(1, ge=1)
     max_tiles: int = Field(12, ge=1, le=128, description="most tiles of a picture, its thumbnail not counted")
     thumbnail: bool = Field(True, description="add the whole picture as a last tile where there is more than one")
+    filter: Filter = "bicubic"
 
     @model_validator(mode="after")
     def _ordered(self) -> "TilesResolution":
@@ -150,12 +161,30 @@ class AnyresResolution(Config):
         min_length=1,
         description="rows x columns of tiles to choose from (`image_grid_pinpoints` / size)",
     )
+    filter: Filter = "bicubic"
 
     @model_validator(mode="after")
     def _grids(self) -> "AnyresResolution":
         for rows, columns in self.grids:
             if rows < 1 or columns < 1 or rows * columns > 128:
                 raise ValueError(f"grid {rows} x {columns} must have 1 to 128 tiles")
+        return self
+
+
+class RowColumnResolution(Config):
+    """Enlarged or shrunk to `longest`, cut into rows and columns of tiles, then the whole picture as a last tile (Idefics3,
+    SmolVLM). Text tokens name each tile: `<fake_token_around_image><row_1_col_2>`, a line's end after each row.
+    """
+
+    type: Literal["row_column"] = "row_column"
+    size: int = Field(512, ge=1, description="pixels along a side of a tile (`max_image_size`)")
+    longest: int = Field(2048, ge=1, le=4096, description="pixels of the longest side; `size`: no picture is cut")
+    filter: Filter = "lanczos"
+
+    @model_validator(mode="after")
+    def _tiles(self) -> "RowColumnResolution":
+        if not self.size <= self.longest <= 16 * self.size:
+            raise ValueError(f"longest {self.longest} must lie between size {self.size} and 16 times that")
         return self
 
 
@@ -226,7 +255,8 @@ class DecoderConfig(Config):
 
 Encoder = Annotated[EfficientNetLite0 | NativeViT | ViT, Field(discriminator="type")]
 Resolution = Annotated[
-    NativeResolution | SquareResolution | TilesResolution | AnyresResolution, Field(discriminator="type")
+    NativeResolution | SquareResolution | TilesResolution | AnyresResolution | RowColumnResolution,
+    Field(discriminator="type"),
 ]
 Projector = Annotated[LinearProjector | MlpProjector | PixelShuffleMlpProjector, Field(discriminator="type")]
 
@@ -244,7 +274,12 @@ class ModelConfig(Config):
     def _whole_views(self) -> "ModelConfig":
         """Tiles are cut where cells end: a rest of pixels would be lost at each seam."""
         cell, resolution = self.encoder.patch * self.merge, self.resolution
-        if isinstance(resolution, TilesResolution | AnyresResolution) and resolution.size % cell:
+        if not isinstance(resolution, TilesResolution | AnyresResolution | RowColumnResolution):
+            return self
+        rest = resolution.size % cell
+        # Row_column tiles are cut as published, each with a rest that is not seen (SmolVLM: 384 in cells of 42).
+        loose = isinstance(resolution, RowColumnResolution) and 2 * rest < cell <= resolution.size
+        if rest and not loose:
             below = resolution.size // cell * cell
             raise ValueError(
                 f"resolution.size {resolution.size} must be a multiple of {cell} pixels (the encoder's patch times the "

@@ -14,6 +14,8 @@ rendered.py    these as one string -> token ids, where marks are texts of severa
 chat.py        messages -> token ids, learned tokens, places of pictures
 counts/        lengths of a dataset's samples, counted once and kept beside it
 geometry.py    a resolution policy for one encoder and projector, as plain numbers
+grids.py       the grid of a picture that is seen whole in its own shape
+row_column.py  rows and columns of tiles with text tokens between them: sizes, counts, order
 resolution.py  a picture's size -> its views, grids and tokens under any policy
 measure.py     the same counts for millions of pictures at once
 layout.py      a sample's counts: the function that planner and collator share; policies for long samples
@@ -24,7 +26,7 @@ making.py      planned rows -> batches; a pure function of the plan and the byte
 prefetch/      worker processes that make micro-steps ahead
 service/       the planner in a process of its own, once a node
 compiled.py    the decorator of compiled functions
-resample.py    Pillow's bicubic, the same bytes in a quarter of the time
+resample.py    Pillow's resampling, the same bytes in a quarter of the time
 images.py      stored bytes -> pixels -> grid -> patches
 collate.py     samples -> batch, with exactly the planned counts
 batch.py       the one object that the model eats

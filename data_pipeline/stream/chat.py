@@ -11,7 +11,7 @@ apart between them (here); otherwise the sample is encoded as one string (render
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from configs.data import TemplateConfig
 from configs.errors import UserError
 from data_pipeline.sample import Conversation, Message
+from data_pipeline.stream.geometry import Geometry
 from data_pipeline.stream.rendered import Rendered, Tokens
+from data_pipeline.stream.row_column import MARKS, marks_up_to
 from data_pipeline.stream.turns import Part, prompt_parts, sample_parts
 
 
@@ -34,6 +36,8 @@ class Encoded:
     """[n] True where the token is learned."""
     slots: NDArray[np.int64]
     """[k] places of the image ids."""
+    picture_marks: NDArray[np.int64] | None = None
+    """Ids of the texts between a picture's tiles (row_column.MARKS), -1 where one is no token; None: there are none."""
 
     @property
     def text_tokens(self) -> int:
@@ -65,7 +69,7 @@ class Encoded:
         if keep < self.last_image:
             raise ValueError(f"a cut after {keep} text tokens drops a picture that comes after {self.last_image}")
         end = keep + len(self.slots)
-        return Encoded(self.ids[:end], self.labels[:end], self.slots)
+        return Encoded(self.ids[:end], self.labels[:end], self.slots, self.picture_marks)
 
 
 class Chat:
@@ -118,7 +122,8 @@ class Chat:
         ids, labels, slots = tokens
         if len(slots) != pictures:
             raise ValueError(f"{len(slots)} image marks for {pictures} pictures")
-        return Encoded(np.array(ids, np.int64), np.array(labels, bool), np.array(slots, np.int64))
+        places = np.array(slots, np.int64)
+        return Encoded(np.array(ids, np.int64), np.array(labels, bool), places, self.picture_marks)
 
     def encode(self, conversation: Conversation, pictures: int) -> Encoded:
         """A whole sample with `pictures` pictures.
@@ -158,6 +163,33 @@ class Chat:
         before = list(self._text("a"))
         plain = self.tokenizer.decode(before, skip_special_tokens=False)
         return self.tokenizer.decode([*before, int(number)], skip_special_tokens=False)[len(plain) :]
+
+    @cached_property
+    def picture_marks(self) -> NDArray[np.int64] | None:
+        """Ids of row_column.MARKS, -1 where one is not a single token; None: the tokenizer has no marks of tiles."""
+        if self.tokenizer.token_to_id(MARKS[0]) is None:
+            return None
+        found = [self._text(mark) if mark.isspace() else (self.tokenizer.token_to_id(mark),) for mark in MARKS]
+        ids = np.array([-1 if len(own) != 1 or own[0] is None else own[0] for own in found], np.int64)
+        ids.flags.writeable = False  # shared by all samples
+        return ids
+
+    def require_marks(self, geometry: Geometry) -> None:
+        """Pictures of this geometry can be written in this tokenizer.
+
+        Raises:
+            UserError: a text between their tiles is not one token.
+        """
+        if geometry.mode != "row_column":
+            return
+        ids, needed = self.picture_marks, marks_up_to(-(-geometry.longest // geometry.size))
+        missing = [mark for mark in needed if ids is None or ids[MARKS.index(mark)] < 0]
+        if missing:
+            shown = ", ".join(repr(mark) for mark in missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise UserError(
+                f"the tokenizer in {self.folder} has no single token for {shown}, which model.resolution row_column puts "
+                f"between tiles: add them, or use another resolution"
+            )
 
     @property
     def special_ids(self) -> frozenset[int]:

@@ -15,6 +15,8 @@ GEOMETRIES = {
     "tiles": Geometry(14, 2, "tiles", size=448, max_tiles=12, thumbnail=True),
     "tiles without": Geometry(14, 2, "tiles", size=448, min_tiles=2, max_tiles=6),
     "anyres": Geometry(14, 1, "anyres", size=336, tile_grids=PINPOINTS),
+    "rows and columns": Geometry(16, 4, "row_column", size=512, longest=2048),
+    "odd rows and columns": Geometry(14, 1, "row_column", size=365, longest=1400),
 }
 
 
