@@ -127,11 +127,9 @@ def messages(turns: Any) -> tuple[Message, ...]:
     return tuple(Message(role, content) for role, content in turns)
 
 
-def theirs(chat: Chat, preset: str, turns: Any, prompt: bool) -> list[int]:
+def theirs(transformers: Any, chat: Chat, preset: str, turns: Any, prompt: bool) -> list[int]:
     """What transformers makes of the same conversation."""
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(chat.folder) / "tokenizer.json"))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(Path(chat.folder) / "tokenizer.json"))
     tokenizer.chat_template = PUBLISHED[preset]
     said = []
     for role, content in turns:
@@ -153,15 +151,15 @@ def theirs(chat: Chat, preset: str, turns: Any, prompt: bool) -> list[int]:
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("turns", [TALK, TWO, TALK[2:]], ids=["talk", "two pictures", "no picture"])
-def test_ids_are_those_of_transformers(preset: str, turns: Any, folders: dict[bool, Path]) -> None:
+def test_ids_are_those_of_transformers(preset: str, turns: Any, folders: dict[bool, Path], transformers: Any) -> None:
     chat = opened(folders, preset)
     pictures = sum(content.count("<image>") for _, content in turns)
     if chat.template.images_first:  # what a mark was taken from is trimmed
         turns = tuple((role, content.strip()) for role, content in turns)
     whole = chat.encode(Conversation(None, messages(turns), {}), pictures)
-    assert whole.ids.tolist() == theirs(chat, preset, turns, prompt=False)
+    assert whole.ids.tolist() == theirs(transformers, chat, preset, turns, prompt=False)
     prompt = chat.prompt(messages(turns[:-1]), pictures)
-    assert prompt.ids.tolist() == theirs(chat, preset, turns[:-1], prompt=True)
+    assert prompt.ids.tolist() == theirs(transformers, chat, preset, turns[:-1], prompt=True)
     assert len(whole.slots) == len(prompt.slots) == pictures
     assert (whole.ids[whole.slots] == chat.image_id).all() and (whole.ids == chat.image_id).sum() == pictures
 
