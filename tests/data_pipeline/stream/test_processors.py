@@ -15,13 +15,15 @@ from PIL import Image
 
 from configs.data import TemplateConfig
 from configs.errors import UserError
-from configs.model import ModelConfig
+from configs.model import ModelConfig, RowColumnResolution
 from data_pipeline.sample import Conversation, Message
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.collate import Ready, collate, widen
 from data_pipeline.stream.geometry import Geometry, geometry_of
 from data_pipeline.stream.images import to_patches, views_of
 from data_pipeline.stream.layout import picture_layout
+from data_pipeline.stream.loader import Loader
+from tests.data_pipeline.stream.conftest import train_recipe
 
 SIZES = ((640, 480), (97, 333), (336, 336), (1000, 61), (50, 40), (1201, 1203))
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -231,6 +233,30 @@ def test_counts_of_rows_and_columns_are_published_ones(folder: Path, transformer
             planned = picture_layout(width, height, monkey)
             assert planned.tiles == ((rows, columns) if rows * columns > 1 else (0, 0)), (width, height, longest)
             assert planned.canvases[0].size == (wide, high)
+
+
+def test_a_run_gets_what_was_planned(world: Path, folder: Path) -> None:
+    """Counts before any pixel, pictures that shrink to fit a row, and no sample that turns out otherwise."""
+    recipe = train_recipe(
+        world,
+        tokenizer=str(folder),
+        template={"preset": "smolvlm"},
+        long_samples="shrink-image",
+        packing={"length": 128, "rows_per_step": 6, "window_steps": 3},
+    )
+    resolution = RowColumnResolution(size=28, longest=112)
+    loader = Loader(recipe.model_copy(update={"model": recipe.model.model_copy(update={"resolution": resolution})}))
+    name, image = (loader.chat.tokenizer.token_to_id(mark) for mark in ("<row_1_col_1>", "<image>"))
+    batches = [batch for step in range(3) for batch in loader.step(step)]
+    loader.close()
+    infos = [info for batch in batches for row in batch.rows for info in row.samples]
+    assert len(infos) >= 18 and not any("filler" in info for info in infos)
+    views = np.concatenate([batch.vision.views for batch in batches if batch.vision.views is not None])
+    assert views.max() > 5 and views.min() < 5, "pictures are cut into more and fewer tiles"
+    assert sum(int((batch.ids == name).sum()) for batch in batches) == (views > 1).sum() > 0
+    for batch in batches:
+        assert np.array_equal(batch.vision.slots, np.flatnonzero(batch.ids.reshape(-1) == image))
+        assert not np.isin(batch.targets, [name, image]).any()
 
 
 def test_a_tokenizer_without_names_of_tiles_is_refused_at_start(folder: Path, world: Path, tmp_path: Path) -> None:
