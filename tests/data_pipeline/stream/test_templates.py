@@ -13,7 +13,9 @@ from configs.errors import UserError
 from configs.templates import TEMPLATES, Preset
 from data_pipeline.sample import Conversation, Message
 from data_pipeline.stream.chat import Chat, Encoded
+from data_pipeline.stream.collate import widen
 from data_pipeline.stream.counts.make import counts_fingerprint
+from data_pipeline.stream.geometry import Geometry
 
 PRESETS = get_args(Preset)
 CORPUS = [
@@ -162,6 +164,60 @@ def test_ids_are_those_of_transformers(preset: str, turns: Any, folders: dict[bo
     assert prompt.ids.tolist() == theirs(transformers, chat, preset, turns[:-1], prompt=True)
     assert len(whole.slots) == len(prompt.slots) == pictures
     assert (whole.ids[whole.slots] == chat.image_id).all() and (whole.ids == chat.image_id).sum() == pictures
+
+
+def processed(transformers: Any, preset: str, folder: Path, pixels: np.ndarray) -> tuple[list[int], list[int]]:
+    """(ids, learned ids) by the family's processor: the prompt with four tokens for its picture, and what follows."""
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    )
+    if preset == "paligemma":
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+        images = transformers.SiglipImageProcessorPil(size={"height": 28, "width": 28})
+        images.image_seq_length = 4
+        made = transformers.PaliGemmaProcessor(images, tokenizer)(
+            text="<image>what is this?", images=pixels, suffix="It is"
+        )
+        ids, labels = np.asarray(made["input_ids"]).reshape(-1), np.asarray(made["labels"]).reshape(-1)
+        return ids.tolist(), ids[labels >= 0].tolist()
+    if preset == "blip2":
+        images = transformers.BlipImageProcessorPil(size={"height": 28, "width": 28})
+        made = transformers.Blip2Processor(images, tokenizer, num_query_tokens=4)(
+            text="Question: what is this? Answer: It is\n", images=pixels
+        )
+    else:
+        images = transformers.LlavaImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+        tokenizer.image_token, tokenizer.image_token_id = "<image>", tokenizer.convert_tokens_to_ids("<image>")
+        made = transformers.LlavaProcessor(
+            images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        )(text="USER: <image>\nwhat is this? ASSISTANT: It is</s>", images=pixels)
+    return np.asarray(made["input_ids"]).reshape(-1).tolist(), []
+
+
+@pytest.mark.parametrize("preset", ["vicuna", "blip2", "paligemma"])
+def test_ids_are_those_of_the_processor(
+    preset: str, folders: dict[bool, Path], tmp_path: Path, transformers: Any
+) -> None:
+    """On tokenizers that put `bos` before a text, as Llama's and OPT's do, or no space, as Gemma's."""
+    made = json.loads((folders[preset in SPACED] / "tokenizer.json").read_text())
+    if preset == "paligemma":
+        made["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    else:
+        bos = TEMPLATES[preset]["bos"]
+        tokenizer = Tokenizer.from_str(json.dumps(made))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            f"{bos} $A", f"{bos} $A {bos} $B", [(bos, tokenizer.token_to_id(bos))]
+        )
+        made = json.loads(tokenizer.to_str())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made))
+    chat = Chat(str(tmp_path), TemplateConfig(preset=preset))  # type: ignore[arg-type]
+    encoded = chat.encode(
+        Conversation(None, messages((("user", "<image>what is this?"), ("assistant", "It is"))), {}), 1
+    )
+    ids, learned = processed(transformers, preset, tmp_path, np.zeros((50, 60, 3), np.uint8))
+    wide = widen(encoded, [(60, 50)], Geometry(14, 1, "square", size=28))
+    assert wide.ids.tolist() == ids
+    assert not learned or encoded.ids[encoded.labels].tolist() == learned
 
 
 @pytest.mark.parametrize("preset", PRESETS)
