@@ -259,6 +259,27 @@ def test_a_run_gets_what_was_planned(world: Path, folder: Path) -> None:
         assert not np.isin(batch.targets, [name, image]).any()
 
 
+def test_a_damaged_sample_keeps_its_shape(world: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filler has as many tokens as were planned, the marks between tiles among them."""
+
+    def broken(data: bytes) -> Any:
+        raise ValueError("not a picture")
+
+    more = {"tokenizer": str(folder), "template": {"preset": "smolvlm"}, "max_bad_samples": 1.0}
+    recipe = train_recipe(world, **more, packing={"length": 128, "rows_per_step": 6, "window_steps": 3})
+    resolution = RowColumnResolution(size=28, longest=56)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"resolution": resolution})})
+    whole, spoilt = [], []
+    for found in (whole, spoilt):
+        loader = Loader(recipe)
+        found += loader.step(0)
+        loader.close()
+        monkeypatch.setattr("data_pipeline.stream.making.decode", broken)
+    for one, other in zip(whole, spoilt, strict=True):
+        assert np.array_equal(one.segments, other.segments) and np.array_equal(one.vision.grids, other.vision.grids)
+        assert (other.weights == 0).all() and all("filler" in info for row in other.rows for info in row.samples)
+
+
 def test_a_tokenizer_without_names_of_tiles_is_refused_at_start(folder: Path, world: Path, tmp_path: Path) -> None:
     known = Geometry(14, 1, "row_column", size=28, longest=196)
     with pytest.raises(

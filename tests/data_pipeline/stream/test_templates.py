@@ -194,12 +194,23 @@ def processed(transformers: Any, preset: str, folder: Path, pixels: np.ndarray) 
     return np.asarray(made["input_ids"]).reshape(-1).tolist(), []
 
 
+@pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("preset", ["vicuna", "blip2", "paligemma"])
 def test_ids_are_those_of_the_processor(
-    preset: str, folders: dict[bool, Path], tmp_path: Path, transformers: Any
+    preset: str, first: bool, folders: dict[bool, Path], tmp_path: Path, transformers: Any
 ) -> None:
-    """On tokenizers that put `bos` before a text, as Llama's and OPT's do, or no space, as Gemma's."""
+    """On tokenizers that put `bos` before a text, as Llama's and OPT's do, or no space, as Gemma's; `first`: a space
+    before a text alone, not behind special tokens, as those of newer Llamas.
+    """
     made = json.loads((folders[preset in SPACED] / "tokenizer.json").read_text())
+    if first and preset == "vicuna":
+        made["normalizer"] = None
+        made["pre_tokenizer"] = {
+            "type": "Metaspace",
+            "replacement": "\u2581",
+            "prepend_scheme": "first",
+            "split": False,
+        }
     if preset == "paligemma":
         made["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
     else:
@@ -249,6 +260,14 @@ def test_only_answers_are_learned(preset: str, folders: dict[bool, Path]) -> Non
     learned = [whole.ids[run].tolist() for run in runs if whole.labels[run[0]]]
     assert [chat.decode(run[:-1]) for run in learned] == [content for role, content in TALK if role == "assistant"]
     assert all(run[-1] == chat.end_id for run in learned)
+
+
+def test_each_passage_of_an_interleaved_caption_is_learned(folders: dict[bool, Path]) -> None:
+    """Spaces before a picture too."""
+    chat = opened(folders, "smolvlm")
+    encoded = chat.encode(Conversation("so  <image>a  red  <image>blue", None, {}), 2)
+    assert np.array_equal(~encoded.labels, np.isin(np.arange(len(encoded.ids)), [0, *encoded.slots]))
+    assert (encoded.ids == chat.end_id).sum() == 2 and encoded.ids[-1] == chat.end_id
 
 
 @pytest.mark.parametrize("preset", PRESETS)
