@@ -41,7 +41,7 @@ COLONS = {
 }
 
 TEMPLATES: dict[str, dict[str, Any]] = {
-    # LLaVA and LLaVA-1.5 on Vicuna.
+    # LLaVA and LLaVA-1.5 on Vicuna, as they were trained: an answer ends with `</s>`, of which llava-hf's template says nothing.
     "vicuna": {
         "bos": "<s>",
         "user": "USER: ",
@@ -112,7 +112,7 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         "images_first": True,
         "pad": "<pad>",
     },
-    # CogVLM's `chat` format.
+    # CogVLM's `chat` format, with the end that an answer needs to be learned (its history of earlier turns has none).
     "cogvlm": {
         "bos": "<s>",
         "user": "Question: ",
@@ -124,6 +124,6 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     },
     # SmolVLM, SmolVLM2.
     "smolvlm": COLONS | {"bos": "<|im_start|>", "pad": "<|im_end|>"},
-    "idefics3": COLONS | {"bos": "<|begin_of_text|>", "pad": "<|finetune_right_pad_id|>"},
+    "idefics3": COLONS | {"bos": "<|begin_of_text|>", "pad": "<|reserved_special_token_0|>"},
 }
 assert set(TEMPLATES) == set(get_args(Preset))

@@ -25,13 +25,14 @@ CORPUS = [
 ]
 SPECIALS = ["<s>", "</s>", "<pad>", "<unk>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<image>"]
 SPECIALS += ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<img>", "</img>", "<IMG_CONTEXT>", "<imgpad>"]
-SPECIALS += ["<|startoftext|>", "<|begin_of_text|>", "<|finetune_right_pad_id|>", "<end_of_utterance>"]
+SPECIALS += ["<|startoftext|>", "<|begin_of_text|>", "<|reserved_special_token_0|>", "<end_of_utterance>"]
 SPACED = ("vicuna", "llava_next_mistral", "yi_vl", "cogvlm", "paligemma")
 """Families on tokenizers of SentencePiece's kind; the others' are byte-level."""
 
 # As published: llava-hf, Qwen, OpenGVLab and HuggingFaceTB on the hub. Where a family has no template there, its own
 # code's format is written down in the same language: Yi-VL and Qwen-VL (their conversation.py and qwen_generation_utils),
-# CogVLM (_history_to_prompt), BLIP-2 and PaliGemma (their processors and notes on fine-tuning).
+# CogVLM (_history_to_prompt; `</s>` is ours), BLIP-2 and PaliGemma (their processors). LLaVA's is that of its training code:
+# llava-hf's has no `</s>`.
 IMAGES_FIRST = "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% endif %}{% endfor %}{% endfor %}"
 LAST = "{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}"
 CHATML_START = "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
