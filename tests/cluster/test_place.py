@@ -2,7 +2,8 @@
 
 import pytest
 
-from cluster.place import Place, find_place, first_host, tasks_on_node
+from cluster.hostlist import first_host, tasks_on_node
+from cluster.place import Place, find_place
 from configs.errors import UserError
 
 TORCHRUN = {
