@@ -63,7 +63,10 @@ class SchedulerConfig(Config):
     exclusive: bool = Field(False, description="nobody else on the nodes")
     options: dict[str, Line] = Field({}, description="more options of sbatch by their long names, without --")
     signal_seconds: int = Field(
-        120, ge=1, le=65535, description="so long before the limit a job is told; the signal may be a minute early"
+        120,
+        ge=60,
+        le=65535,
+        description="so long before the limit a job is told; SLURM looks twice a minute, and may be a minute early",
     )
     max_requeues: int = Field(1000, ge=0, description="most starts again of one job")
     modules: tuple[Line, ...] = Field((), description="module load, in this order")

@@ -137,7 +137,11 @@ def _merged(below: Any, above: Any) -> Any:
 def _sentence(problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        holders = {"hardware": HardwareConfig, "scheduler": SchedulerConfig, "scheduler.container": ContainerConfig}
+        holders: dict[str, type[Config]] = {
+            "hardware": HardwareConfig,
+            "scheduler": SchedulerConfig,
+            "scheduler.container": ContainerConfig,
+        }
         known = holders.get(path.rpartition(".")[0], SiteConfig).model_fields
         return f"unknown key {path}: {nearest(str(problem['loc'][-1]), known)}"
     if problem["type"] == "missing":

@@ -106,7 +106,13 @@ class SlurmNodes:
         _run("unshare", "--uts", "--mount", "bash", "-c", f"mount --bind {self.folder}/hosts /etc/hosts; {controller}")
         for name in self.names:
             self.boot(name)
-        self.wait(lambda: _run("sinfo", "-h", "-N", "-p", "low", "-o", "%T", check=False).split() == ["idle"] * len(self.names), 30, "idle nodes")
+        self.wait(
+            lambda: (
+                _run("sinfo", "-h", "-N", "-p", "low", "-o", "%T", check=False).split() == ["idle"] * len(self.names)
+            ),
+            30,
+            "idle nodes",
+        )
         return self
 
     def _munge(self, *words: str) -> None:
@@ -164,6 +170,12 @@ class SlurmNodes:
                 stderr=log,
             )
 
+    def inside(self, name: str, *words: str) -> str:
+        """Run words on a node, whose first process is the target of `nsenter`; returns what they print."""
+        unshare = self.processes[name].pid
+        first = Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()[0]
+        return _run("nsenter", "--target", first, "--net", "--mount", "--pid", "--uts", *words)
+
     def crash(self, name: str) -> None:
         """Everything on a node dies at once, its job steps too."""
         process = self.processes.pop(name)
@@ -171,13 +183,24 @@ class SlurmNodes:
             os.kill(process.pid, signal.SIGKILL)
         process.wait(30)
 
+    def throttle(self, rate: str | None) -> None:
+        """The cables carry `rate` (such as 1mbit); none: all that they can. Steps take longer then, at no cost."""
+        for name in self.names:
+            command = ["ip", "netns", "exec", f"lss{name}", "tc", "qdisc"]
+            _run(*command, "del", "dev", "eth0", "root", check=False)
+            if rate is not None:
+                _run(*command, "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "8kb", "latency", "400ms")
+
     def job(self, number: str) -> dict[str, str]:
         """What SLURM says of a job."""
         line = _run("scontrol", "show", "job", "--oneliner", number)
         return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
     def expire(self, number: str, seconds: int) -> None:
-        """The job's time limit is reached in so many seconds: limits are whole minutes, end times are not."""
+        """The job's time limit is reached in so many seconds: limits are whole minutes, end times are not.
+
+        SLURM looks every 30 seconds whether a limit or its signal is due.
+        """
         end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
         _run("scontrol", "update", f"JobId={number}", f"EndTime={end}")
 
