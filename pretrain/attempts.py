@@ -67,8 +67,10 @@ class Attempts:
             return failure
         said = (failure.lines or [""])[-1]
         before = [line for line in self._lines("failure") if line["step"] == step]
+        before = [line for line in before if line["attempt"] != self._node.attempt]  # other nodes fail beside this one
         same = failure.status >= 0 and any(line["said"] == said for line in before)
-        failure.exit_code = NO_REQUEUE if same or len(before) >= self._most else REQUEUE
+        starts = len({line["attempt"] for line in before})
+        failure.exit_code = NO_REQUEUE if same or starts >= self._most else REQUEUE
         self._append({"what": "failure", "step": step, "status": failure.status, "said": said})
         return failure
 

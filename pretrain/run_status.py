@@ -83,7 +83,7 @@ def span(seconds: float) -> str:
     """A time as people say it.
 
     >>> span(42), span(3700), span(200_000)
-    ('42 s', '1 h 2 min', '2 d 8 h')
+    ('42 s', '1 h 1 min', '2 d 7 h')
     """
     whole = round(seconds)
     if whole < 120:

@@ -1,6 +1,7 @@
 """SLURM's commands: submit, ask, cancel. Each has a deadline, and what it complains of becomes one sentence."""
 
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -60,8 +61,8 @@ class Slurm:
         if done.returncode:
             raise UserError(self._refusal(done.stderr))
         number = done.stdout.strip().split(";")[0]
-        log = log_of(job).replace("%j", number).replace("%A", number).replace("%a", "*")
-        return Submitted(number, log, f"tail -F {log}")
+        log = log_of(job, number)
+        return Submitted(number, log, f"tail -F {log if job.array else shlex.quote(log)}")
 
     def states(self, ids: Sequence[str]) -> dict[str, State]:
         """What SLURM knows of jobs; it forgets those that ended some minutes ago (MinJobAge)."""

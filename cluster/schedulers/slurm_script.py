@@ -65,9 +65,10 @@ def render(job: Job, site: SchedulerConfig) -> str:
     return "\n".join(lines) + "\n" + ENDING.format(requeue=REQUEUE, most=site.max_requeues)
 
 
-def log_of(job: Job) -> str:
-    """Where SLURM puts the output; %j, or %A and %a, stand for the job's numbers."""
-    return str(Path(job.folder) / (ARRAY_LOG if job.array else LOG))
+def log_of(job: Job, number: str) -> str:
+    """Where SLURM puts the output of a job with this number; * stands for the tasks of an array."""
+    name = ARRAY_LOG.replace("%A", number).replace("%a", "*") if job.array else LOG.replace("%j", number)
+    return str(Path(job.folder) / name)
 
 
 def _directives(job: Job, site: SchedulerConfig) -> Iterator[tuple[str, str | None]]:

@@ -13,13 +13,13 @@ PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 def directive(option: str, value: str | None = None) -> str:
     """A line `#SBATCH --option=value`.
 
-    sbatch reads these lines itself: blanks end a word, quotes of both kinds group, a backslash takes the next character as it
-    is, and # begins a comment.
+    sbatch reads these lines itself: blanks end a word unless quotes are around, and a backslash takes the next character as
+    it is, but a blank only between quotes.
 
     >>> directive("partition", "gpu"), directive("exclusive")
     ('#SBATCH --partition=gpu', '#SBATCH --exclusive')
-    >>> directive("comment", "it's $(x) #1")
-    '#SBATCH --comment=it\\\\\\'s\\\\ \\\\$\\\\(x\\\\)\\\\ \\\\#1'
+    >>> print(directive("comment", 'say "$(x)" \\ #1'))
+    #SBATCH --comment="say \\"$(x)\\" \\\\ #1"
 
     Raises:
         UserError: the value has a line break.
@@ -28,9 +28,9 @@ def directive(option: str, value: str | None = None) -> str:
         return f"#SBATCH --{option}"
     if any(ord(letter) < 32 for letter in value):
         raise UserError(f"{value!r} has a line break or control character, which --{option} of sbatch cannot take")
-    return f"#SBATCH --{option}=" + "".join(
-        letter if PLAIN.fullmatch(letter) or ord(letter) > 127 else f"\\{letter}" for letter in value
-    )
+    if not PLAIN.fullmatch(value):
+        value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"#SBATCH --{option}={value}"
 
 
 def shell_word(word: str) -> str:

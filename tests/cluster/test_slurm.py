@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -174,8 +175,7 @@ def test_a_failing_job_is_tried_twice_and_what_follows_it_never_starts(here: Pat
     Path("broken").mkdir()
     # Every rank fails the same way, after it met the others.
     Path("broken/sitecustomize.py").write_text(
-        "import sys, types\nfake = types.ModuleType('pretrain.trainer')\n"
-        "fake.__getattr__ = lambda name: (_ for _ in ()).throw(ValueError('planted'))\nsys.modules['pretrain.trainer'] = fake\n"
+        "from cluster.preempt import Stop\n\ndef fail(self):\n    raise ValueError('planted')\n\nStop.__enter__ = fail\n"
     )
     site = SITE.replace("ROOT", f"'{here}/broken:{ROOT}'")
     Path("broken.yaml").write_text(site)
@@ -244,6 +244,8 @@ def test_values_stay_values(here: Path, nodes: SlurmNodes, tmp_path: Path) -> No
         assert ended(nodes, job["id"]) == "COMPLETED", Path(job["log"]).read_text()
         assert Path("out $(touch broke_out)/manifest.json").exists()
         assert job["log"] == f"{home}/out $(touch broke_out).jobs/slurm-{job['id']}.out"
+        assert Path(job["log"]).is_file() and job["follow"] == f"tail -F {shlex.quote(job['log'])}"
+        assert Path("seen").read_text() == NASTY + "\nsecond line"
     told = subprocess.run(["scontrol", "show", "job", job["id"]], capture_output=True, text=True, check=True).stdout
     assert f"Comment={NASTY}" in told
     assert not list(here.rglob("broke_out"))

@@ -52,6 +52,7 @@ MinJobAge=300
 KillWait=5
 BatchStartTimeout=10
 JobRequeue=1
+EnforcePartLimits=ALL
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 {nodes}
