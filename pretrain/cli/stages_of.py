@@ -65,8 +65,6 @@ def job_of(
     name, home, ranks = _READ[verb](space, first)
     several = verb in ("train", "evaluate")
     nodes = (args.nodes or (config.nodes if config else 1)) if several else 1
-    if args.nodes and args.nodes > 1 and not several:
-        raise UserError(f"{verb} runs on one node: leave out --nodes, or use --array for many builds")
     if several:
         site_ranks = (config.ranks_per_node or config.gpus_per_node) if config else None
         ranks = args.ranks_per_node or site_ranks or ranks

@@ -85,6 +85,9 @@ def _submit(args: argparse.Namespace) -> int:
     ]
     if args.array and len(jobs) > 1:
         raise UserError(f"--array makes many jobs of one command: submit what comes after {THEN} with --after JOB")
+    if args.nodes and args.nodes > 1 and all(job.ranks_per_node is None for job in jobs):
+        verb = "data build" if args.command[0] == "data" else args.command[0]
+        raise UserError(f"{verb} runs on one node: leave out --nodes; for many builds at a time there is --array")
     if args.dry_run:
         texts = [scheduler.render(job) for job in jobs]
         emit(

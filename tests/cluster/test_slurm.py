@@ -234,7 +234,7 @@ def test_values_stay_values(here: Path, nodes: SlurmNodes, tmp_path: Path) -> No
     site: dict[str, Any] = {"type": "slurm", "partition": "low", "options": {"comment": NASTY}, "time": "0:10:00"}
     site["env"] = {"NASTY": NASTY + "\nsecond line", "PYTHONPATH": str(ROOT)}
     site["setup_files"] = [str(home / "set up $(touch broke_out).sh")]
-    Path(site["setup_files"][0]).write_text('printf %s "$NASTY" > seen\n')
+    Path(site["setup_files"][0]).write_text("trap 'printf %s \"$NASTY\" > seen' EXIT\n")
     site["setup_files"].insert(0, str(home / "first.sh"))
     Path(site["setup_files"][0]).write_text("true\n")
     (home / "site.yaml").write_text(json.dumps({"scheduler": site}))
