@@ -50,8 +50,8 @@ SITE = """scheduler:
 
 @pytest.fixture(scope="module")
 def nodes(good_world: Path) -> Iterator[SlurmNodes]:  # noqa: F811
-    """The cluster, and the world of tests/flows in a folder that all nodes see: their /tmp is their own."""
-    with tempfile.TemporaryDirectory(prefix="looksay-slurm-", dir="/var/tmp", ignore_cleanup_errors=True) as name:
+    """The cluster, and the world of tests/flows in a folder that all nodes see."""
+    with tempfile.TemporaryDirectory(prefix="looksay-slurm-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         shutil.copytree(good_world, folder / "world")
         (folder / "world" / "small.yaml").write_text(RECIPE.replace("STEPS", str(STEPS)))
@@ -190,18 +190,14 @@ def test_a_failing_job_is_tried_twice_and_what_follows_it_never_starts(here: Pat
 
 
 def test_a_run_folder_that_nodes_do_not_share_is_noticed(here: Path, nodes: SlurmNodes) -> None:
-    for name in ("n1", "n2", "n3"):
-        nodes.inside(name, "mkdir", "-p", "/tmp/alone/logs")
+    folder = nodes.folder / "private" / "alone"
+    for name in nodes.names:
+        nodes.inside(name, "mkdir", "-p", f"{folder}/logs")
     Path("quick.yaml").write_text(SITE.replace("ROOT", f"{ROOT}, LOOKSAY_GATHER_SECONDS: '3'"))
-    folder = Path("/tmp/alone")
-    try:
-        words = ["--nodes", "2", "train", "small.yaml", "--run", str(folder)]
-        (job,) = looksay("submit", "--site", "quick.yaml", "--json", *words)["jobs"]
-        assert ended(nodes, job["id"], 60) == "FAILED"
-        host = nodes.job(job["id"])["BatchHost"]
-        said = nodes.inside(host, "cat", job["log"])
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    words = ["--nodes", "2", "train", "small.yaml", "--run", str(folder)]
+    (job,) = looksay("submit", "--site", "quick.yaml", "--json", *words)["jobs"]
+    assert ended(nodes, job["id"], 60) == "FAILED"
+    said = nodes.inside(nodes.job(job["id"])["BatchHost"], "cat", job["log"])
     assert "the folder is not shared between the nodes; choose one on a shared file system with --run" in said
     assert nodes.job(job["id"])["ExitCode"] == "93:0" and int(nodes.job(job["id"])["Restarts"]) == 0
 

@@ -1,6 +1,6 @@
 """A real SLURM on one machine: slurmctld, munge and several nodes, each in its own network, process and mount namespace.
 
-Needs root and Debian's slurmctld, slurmd, slurm-client, munge and iproute2. Nodes share the disk but for /tmp.
+Needs root and Debian's slurmctld, slurmd, slurm-client, munge and iproute2. Nodes share the disk but for the folder `private`.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,8 +68,6 @@ def missing() -> str | None:
     lacking = sorted({package for tool, package in TOOLS.items() if shutil.which(tool) is None})
     if lacking:
         return f"not installed: apt-get install --no-install-recommends {' '.join(lacking)}"
-    if any(path.startswith("/tmp/") for path in (sys.prefix, str(Path(__file__).resolve()))):
-        return "each node has a /tmp of its own: the checkout and its environment must lie elsewhere"
     if subprocess.run(["unshare", "--net", "true"], capture_output=True, timeout=10).returncode:
         return "this machine allows no network namespaces"
     return None
@@ -90,7 +87,7 @@ class SlurmNodes:
 
     def __enter__(self) -> "SlurmNodes":
         self._clear()
-        for name in ("state", *(f"spool.{node}" for node in self.names)):
+        for name in ("state", "private", *(f"spool.{node}" for node in self.names)):
             (self.folder / name).mkdir()
         described = [f"NodeName={name} NodeAddr={self.address(name)} CPUs=2 RealMemory=4000" for name in self.names]
         config = CONFIG.format(network=NETWORK, folder=self.folder, nodes="\n".join(described))
@@ -155,7 +152,7 @@ class SlurmNodes:
 
     def boot(self, name: str) -> None:
         """Start slurmd on a node."""
-        inside = f"hostname {name}; mount --bind {self.folder}/hosts /etc/hosts; mount -t tmpfs -o size=1g tmpfs /tmp; "
+        inside = f"hostname {name}; mount --bind {self.folder}/hosts /etc/hosts; mount -t tmpfs tmpfs {self.folder}/private; "
         space = ["nsenter", f"--net=/run/netns/lss{name}", "unshare", "--uts", "--pid", "--mount-proc", "--mount"]
         with open(self.folder / f"console.{name}", "ab") as log:
             self.processes[name] = subprocess.Popen(
