@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WHY_NOT = slurm.missing()
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
 
-STEPS = 60
+STEPS = 36
 RECIPE = """extends: mine.yaml
 model:
   encoder: {width: 32, depth: 1, heads: 2, mlp_width: 32}
@@ -131,7 +131,7 @@ def test_a_job_reaches_its_time_limit_twice_and_finishes(
     job = train("limited")
     for restart in (1, 2):
         reach(nodes, job, "limited", max(steps_of(Path("limited")), default=0) + 4)
-        nodes.throttle("500kbit")
+        nodes.throttle("250kbit")
         nodes.expire(job["id"], 50)
         nodes.wait(lambda n=restart: int(nodes.job(job["id"])["Restarts"]) == n, 60, f"requeue {restart}")
         nodes.throttle(None)
@@ -147,7 +147,7 @@ def test_a_job_reaches_its_time_limit_twice_and_finishes(
 
 def test_a_node_dies_and_the_others_finish(here: Path, nodes: SlurmNodes, straight: dict[int, float]) -> None:
     job = train("orphaned")
-    reach(nodes, job, "orphaned", 22)
+    reach(nodes, job, "orphaned", 12)
     try:
         nodes.crash("n2")
         assert ended(nodes, job["id"]) == "COMPLETED", Path(job["log"]).read_text()
