@@ -20,7 +20,7 @@ QUIET_SECONDS = 60.0
 
 
 def status_of(run: Path, jobs: Sequence[Mapping[str, Any]], states: Mapping[str, State]) -> dict[str, Any]:
-    """State, step, loss, rate, seconds to go, newest checkpoint, restarts; `job` is the latest that was submitted."""
+    """State, step, loss, rate, seconds to go, newest checkpoint, restarts; `job` is the one that runs, or waits, or was last."""
     told = _json(run / "status.json")
     lines = [line for line in last_lines(run / "metrics.jsonl") if "loss" in line]
     last = lines[-1] if lines else {}
@@ -28,11 +28,7 @@ def status_of(run: Path, jobs: Sequence[Mapping[str, Any]], states: Mapping[str,
     step, steps = max(last.get("step", 0), told.get("step", 0)), told.get("steps")
     folder = _checkpoints(run)
     entries = Heads(folder).read().entries if folder else ()
-    job = dict(jobs[-1]) if jobs else None
-    if job is not None:
-        state = states.get(str(job["id"]))
-        job |= {"state": state.state if state else None, "reason": state.reason if state else ""}
-        job |= {"restarts": state.restarts if state else 0, "nodes": state.nodes if state else ""}
+    job = _present(jobs, states)
     spent = goodput(run)
     left = (steps - step) * rate if rate is not None and steps is not None and told.get("state") != "done" else None
     return {
@@ -52,6 +48,17 @@ def status_of(run: Path, jobs: Sequence[Mapping[str, Any]], states: Mapping[str,
     }
 
 
+def _present(jobs: Sequence[Mapping[str, Any]], states: Mapping[str, State]) -> dict[str, Any] | None:
+    """The job to speak of, with what the scheduler says of it; `then` are those that wait for it."""
+    if not jobs:
+        return None
+    known = [(job, states.get(str(job["id"]), State(str(job["id"]), None))) for job in jobs]
+    active = [pair for pair in known if pair[1].waits_or_runs]
+    job, state = next((pair for pair in active if pair[1].state != "PENDING"), active[0] if active else known[-1])
+    told = {"state": state.state, "reason": state.reason, "restarts": state.restarts, "nodes": state.nodes}
+    return {**job, **told, "then": [other["id"] for other, _ in active if other is not job]}
+
+
 def text_of(tree: Mapping[str, Any]) -> str:
     """The tree of `status_of` for people."""
     job, out = tree["job"], [f"{tree['run']}: {tree['state'] or 'not started yet'}"]
@@ -60,10 +67,13 @@ def text_of(tree: Mapping[str, Any]) -> str:
         reason = f" ({job['reason']})" if job["reason"] else ""
         where = f" on {job['nodes']}" if job["nodes"] else ""
         out.append(f"  job         {job['id']}: {said}{reason}{where}, queued again {job['restarts']} times")
+        if job["then"]:
+            out.append(f"  also        {', '.join(job['then'])}")
     if tree["steps"]:
         out.append(f"  step        {tree['step']} of {tree['steps']} ({tree['step'] / tree['steps']:.0%})")
     if tree["loss"] is not None:
         out.append(f"  loss        {tree['loss']:.4f}")
+    if tree["seconds_per_step"] is not None and tree["tokens_per_s"] is not None:
         out.append(f"  rate        {tree['seconds_per_step']:.2f} s a step, {tree['tokens_per_s']:,.0f} tokens/s")
     if tree["eta_seconds"] is not None:
         out.append(f"  to go       {span(tree['eta_seconds'])} of training")

@@ -14,6 +14,8 @@ from pretrain.cli.output import emit
 from pretrain.cli.parser import add_dry_run, add_json, add_verb, count
 
 THEN = "+"
+LATEST = 8
+"""Of the jobs of a run, `status` asks for so many."""
 
 
 def add_verbs(groups: Any) -> None:
@@ -188,8 +190,7 @@ def _status(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.run} is not a run, and nothing was submitted for it: give the folder of a `looksay train`"
         )
-    states = _states(jobs[-1:]) if jobs else {}
-    tree = status_of(Path(args.run), jobs, states)
+    tree = status_of(Path(args.run), jobs, _states(jobs[-LATEST:]) if jobs else {})
     emit(tree, "" if args.json else text_of(tree), args.json)
     return DONE
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.schedulers.job import State
 from pretrain.cli.main import main
+from pretrain.run_status import status_of, text_of
 from tests.house.test_imports import HEAVY, loaded_by
 
 SITE = "scheduler: {type: slurm, partition: low, ranks_per_node: 2, time: '1:00:00'}\n"
@@ -106,3 +108,18 @@ def test_status_of_a_run_that_nobody_submitted(site: str, capsys: pytest.Capture
     assert "photos is not a run, and nothing was submitted for it" in capsys.readouterr().err
     assert main(["cancel", "run"]) == 2
     assert "nothing was submitted for run: stop what runs on this machine with Ctrl-C" in capsys.readouterr().err
+
+
+def test_status_speaks_of_the_job_that_runs() -> None:
+    jobs = [{"id": str(k), "log": f"{k}.out"} for k in range(1, 4)]
+    states = {
+        "1": State("1", "COMPLETED"),
+        "2": State("2", "RUNNING", "", 3, "n[1-2]"),
+        "3": State("3", "PENDING", "Dependency"),
+    }
+    told = status_of(Path("none"), jobs, states)
+    assert (told["job"]["id"], told["job"]["restarts"], told["job"]["then"]) == ("2", 3, ["3"])
+    assert "job         2: RUNNING on n[1-2], queued again 3 times" in text_of(told)
+    assert status_of(Path("none"), jobs, {**states, "2": State("2", "FAILED")})["job"]["id"] == "3"
+    gone = status_of(Path("none"), jobs, {})
+    assert gone["job"]["id"] == "3" and "not in the queue any more" in text_of(gone)
