@@ -16,10 +16,12 @@ errors.py    the two ways of saying no, and the one table of exit codes
 base.py      the frozen base of every model, closed to unknown keys
 ingest.py    what a data build reads, does and writes
 encoders.py  vision transformers on a fixed grid or of native resolution, and the CNN
+resolutions.py  from a picture of any size to views
 projectors.py  from encoder features to decoder width
 decoder.py   the language model
 model.py     encoder x resolution x projector x decoder, and how they fit
 data.py      what a training run reads: datasets, tokenizer, template, packing
+templates.py  text templates of published families, by name
 training.py  stage, optimizer, parallelism, checkpoints, logs, evaluation
 schema.py    the two kinds of recipe, with the rules that join their parts
 load.py      YAML to recipe and back: names, `extends`, `--set`, difference, JSON Schema

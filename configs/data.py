@@ -1,10 +1,11 @@
 """What a training run reads: datasets, tokenizer, template, packing."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from configs.base import Config
+from configs.templates import TEMPLATES, Preset
 
 
 class SourceConfig(Config):
@@ -45,18 +46,64 @@ class SourceConfig(Config):
 
 
 class TemplateConfig(Config):
-    """How messages become text. All marks must be single special tokens of the tokenizer."""
+    """How messages become text.
 
-    bos: str = "<|bos|>"
-    user: str = "<|user|>"
-    assistant: str = "<|assistant|>"
-    end: str = "<|end|>"
-    image: str = "<image>"
-    pad: str = "<|pad|>"
+    A conversation is `bos system (user content user_end | assistant content end assistant_end) ...`, a caption
+    `bos image caption_prompt content end`. The content of answers and captions is learned, and `end`.
+
+    Where each of these texts is one token of the tokenizer, contents are encoded apart between those tokens. Otherwise a
+    sample is one string, encoded at once with special tokens parsed: the ids that `apply_chat_template` gives.
+    """
+
+    preset: Preset | None = Field(
+        None, exclude=True, description="a published family's template; keys beside it change it (configs/templates.py)"
+    )
+    bos: str = Field("<|bos|>", description="opens a sample")
+    user: str = Field("<|user|>", description="opens a question")
+    assistant: str = Field("<|assistant|>", description="opens an answer; spaces at its end belong to the answer")
+    end: str = Field("<|end|>", min_length=1, description="ends an answer, and is learned; generation stops at its end")
+    image: str = Field("<image>", min_length=1, description="the token of a picture, repeated for its visual tokens")
+    pad: str = Field("<|pad|>", min_length=1, description="the token of empty places")
+    system: str = Field("", description="text before the first message of a conversation, with its marks")
+    user_end: str = Field("", description="closes a question")
+    assistant_end: str = Field("", description="text after `end`, not learned")
+    image_before: str = Field("", description="text before each picture; {n} is the picture's number in the sample")
+    image_after: str = Field("", description="text after each picture; a line's end that follows anyway is not doubled")
+    images_first: bool | Literal["after_bos"] = Field(
+        False,
+        description="pictures stand before everything, or (after_bos) behind `bos`, not where the text marks them",
+    )
+    tight_images: bool = Field(
+        False, description="the space that ends `user` or `assistant` is left out before a picture (SmolVLM)"
+    )
+    caption_prompt: str = Field("", description="text between a picture and its caption, not learned")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        """A resolved recipe keeps the template itself, not its name."""
+        if isinstance(given, dict) and isinstance(given.get("preset"), str) and given["preset"] in TEMPLATES:
+            return {**TEMPLATES[given["preset"]], **{key: value for key, value in given.items() if key != "preset"}}
+        return given
 
     @property
     def marks(self) -> tuple[str, ...]:
-        return (self.pad, self.bos, self.user, self.assistant, self.end, self.image)
+        """Texts that a tokenizer trained for this template has as tokens."""
+        return tuple(dict.fromkeys(filter(None, (self.pad, self.bos, self.user, self.assistant, self.end, self.image))))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts that the template puts around contents and pictures."""
+        more = (self.system, self.user_end, self.assistant_end, self.image_before, self.image_after)
+        around = (self.bos, self.user, self.assistant, self.end, *more, self.caption_prompt)
+        return tuple(dict.fromkeys(filter(None, around)))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other templates. What is not used is not named, so that older counts stay valid."""
+        first = ("bos", "user", "assistant", "end", "image", "pad")
+        known = self.model_dump()
+        return {k: v for k, v in known.items() if k in first or v != type(self).model_fields[k].default}
 
 
 class PackingConfig(Config):

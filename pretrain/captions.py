@@ -37,7 +37,7 @@ def evaluate_captions(opened: OpenRun, folder: Path, train: str, heldout: str) -
         raise UserError(f"{heldout} holds {len(chosen)} captions of single pictures: retrieval needs two at least")
     pictures = Pictures(opened, dataset)
     generator = Generator(opened.model, opened.chat, opened.geometry, opened.mesh)
-    captions = [opened.chat.continuation(text) for text in texts]
+    captions = [opened.chat.continuation(text, caption=True) for text in texts]
     priors = _priors(opened, generator, Dataset(train), captions)
 
     def work(places: list[int]) -> list[Any]:

@@ -116,7 +116,7 @@ def as_text(shown: dict[str, Any], chat: Chat, colour: bool) -> str:
     learned = {place + 1 for place, target in enumerate(shown["targets"]) if target >= 0}
     slots, parts, run = set(shown["slots"]), [], 0
     for place, number in enumerate([*shown["ids"], -1]):
-        if place in slots:
+        if place in slots and number == chat.image_id:  # a text between tiles is shown as text
             run += 1
             continue
         if run:

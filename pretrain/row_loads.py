@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.cost.load import Load, Rows, Stretch, rows_of, stretch_of
-from configs.model import NativeResolution
+from configs.resolutions import NativeResolution
 from configs.schema import TrainRecipe
 
 MOST_ROWS = 2048

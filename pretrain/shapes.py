@@ -16,7 +16,9 @@ def shapes_of(
     The course's example: a picture of 224 x 224 pixels in patches of 16 makes 196 visual tokens; with 4 tokens of text
     they are 200 positions.
 
-    >>> from configs.model import DecoderConfig, NativeViT, SquareResolution
+    >>> from configs.decoder import DecoderConfig
+    >>> from configs.encoders import NativeViT
+    >>> from configs.resolutions import SquareResolution
     >>> course = ModelConfig(
     ...     encoder=NativeViT(patch=16, width=1024, depth=24, heads=16, mlp_width=4096),
     ...     resolution=SquareResolution(size=224),

@@ -7,8 +7,9 @@ from typing import Any
 
 from cluster.cost import cnn, decoder, grid_vit, projector, vit
 from cluster.cost.ops import Module, Repeated, Weight
-from configs.model import AnyresResolution, ModelConfig
+from configs.model import ModelConfig
 from configs.patterns import matchers
+from configs.resolutions import AnyresResolution
 
 ENCODERS: dict[str, Any] = {"native_vit": vit, "vit": grid_vit, "efficientnet_lite0": cnn}
 """`type` of an encoder -> module with `modules(config, tp)` and `channels(config)`."""

@@ -1,16 +1,17 @@
-"""Messages -> token ids, labelled tokens, image slots. The template's marks are single special tokens.
+"""Messages -> token ids, labelled tokens, image slots, under any template (configs.data.TemplateConfig).
 
     caption       bos <image> ... text end                            loss on text and end
     interleaved   bos <image> text end <image> text end               each passage after a picture closes with end
     messages      bos (user content | assistant content end) ...      loss on assistant content and end
 
-Marks in a user's text stay text: pieces are encoded with special tokens off; only `<image>` (IMAGE_MARK) in a sample's
-content becomes a picture's slot. `Encoded.ids` holds one image id per picture; the collator widens it.
+Marks in a user's text stay text; only `<image>` (IMAGE_MARK) in a sample's content becomes a picture's slot.
+`Encoded.ids` holds one image id per picture; the collator widens it. Where every mark is one token, contents are encoded
+apart between them (here); otherwise the sample is encoded as one string (rendered.py).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,11 @@ from numpy.typing import NDArray
 
 from configs.data import TemplateConfig
 from configs.errors import UserError
-from data_pipeline.sample import IMAGE_MARK, Conversation, Message
+from data_pipeline.sample import Conversation, Message
+from data_pipeline.stream.geometry import Geometry
+from data_pipeline.stream.rendered import Rendered, Tokens
+from data_pipeline.stream.row_column import MARKS, marks_up_to
+from data_pipeline.stream.turns import Part, prompt_parts, sample_parts
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Encoded:
     """[n] True where the token is learned."""
     slots: NDArray[np.int64]
     """[k] places of the image ids."""
+    picture_marks: NDArray[np.int64] | None = None
+    """Ids of the texts between a picture's tiles (row_column.MARKS), -1 where one is no token; None: there are none."""
 
     @property
     def text_tokens(self) -> int:
@@ -62,7 +69,7 @@ class Encoded:
         if keep < self.last_image:
             raise ValueError(f"a cut after {keep} text tokens drops a picture that comes after {self.last_image}")
         end = keep + len(self.slots)
-        return Encoded(self.ids[:end], self.labels[:end], self.slots)
+        return Encoded(self.ids[:end], self.labels[:end], self.slots, self.picture_marks)
 
 
 class Chat:
@@ -85,87 +92,68 @@ class Chat:
         except Exception as error:  # the library raises bare Exception on a bad file
             raise UserError(f"{path} cannot be read as a tokenizer ({error}): train it again") from None
         self.template, self.folder = template, folder
-        missing = [mark for mark in template.marks if self.tokenizer.token_to_id(mark) is None]
-        if missing:
-            raise UserError(
-                f"the tokenizer in {folder} has no token {', '.join(missing)}: map data.template to tokens that it has, or add them"
-            )
         self.tokenizer.encode_special_tokens = True  # marks inside a text are text
-        ids: dict[str, int] = {mark: self.tokenizer.token_to_id(mark) or 0 for mark in template.marks}
-        self.pad_id, self.bos_id, self.end_id = ids[template.pad], ids[template.bos], ids[template.end]
-        self.user_id, self.assistant_id, self.image_id = (
-            ids[template.user],
-            ids[template.assistant],
-            ids[template.image],
-        )
+        found = {text: self.tokenizer.token_to_id(text) for text in (*template.texts, template.image, template.pad)}
+        self._marks: dict[str, int] = {text: number for text, number in found.items() if number is not None}
+        whole = len(self._marks) == len(found) and "{n}" not in template.image_before
+        self._rendered = None if whole else Rendered(str(path), folder, template)
+        self.pad_id, self.image_id = self._marks[template.pad], self._marks[template.image]
+        self.end_id = self._marks[template.end] if self._rendered is None else self._rendered.end_id
         self.vocab_size = self.tokenizer.get_vocab_size(with_added_tokens=True)
         self._text = lru_cache(maxsize=65536)(self._encode_text)
 
     def _encode_text(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def _pieces(self, parts: Sequence[Part]) -> Tokens:
+        """Each content encoded apart, between marks of one token."""
+        ids: list[int] = []
+        labels: list[bool] = []
+        slots: list[int] = []
+        for part in parts:
+            if part.kind == "image":
+                slots.append(len(ids))
+            own: tuple[int, ...] = self._text(part.text) if part.kind == "content" else (self._marks[part.text],)
+            ids += own
+            labels += [part.learned] * len(own)
+        return ids, labels, slots
+
+    def _made(self, tokens: Tokens, pictures: int) -> Encoded:
+        ids, labels, slots = tokens
+        if len(slots) != pictures:
+            raise ValueError(f"{len(slots)} image marks for {pictures} pictures")
+        places = np.array(slots, np.int64)
+        return Encoded(np.array(ids, np.int64), np.array(labels, bool), places, self.picture_marks)
+
     def encode(self, conversation: Conversation, pictures: int) -> Encoded:
         """A whole sample with `pictures` pictures.
 
         Raises:
-            ValueError: the number of marks is not that of the pictures.
+            ValueError: the number of marks is not that of the pictures, or a text spells the picture's token.
         """
-        pieces = _Pieces(self)
-        pieces.mark(self.bos_id)
-        if conversation.messages is None:
-            text = conversation.text or ""
-            if IMAGE_MARK not in text:
-                text = IMAGE_MARK * pictures + text
-            self._interleaved(pieces, text)
-        else:
-            for message in conversation.messages:
-                learned = message.role == "assistant"
-                pieces.mark(self.assistant_id if learned else self.user_id)
-                pieces.content(message.content, learned)
-                if learned:
-                    pieces.mark(self.end_id, True)
-        return pieces.done(pictures)
-
-    def _interleaved(self, pieces: "_Pieces", text: str) -> None:
-        before, *rest = text.split(IMAGE_MARK)
-        if before:
-            pieces.text(before, True)
-        for passage in rest:
-            pieces.picture()
-            if passage:
-                pieces.text(passage, True)
-                pieces.mark(self.end_id, True)
-        if not rest:
-            pieces.mark(self.end_id, True)
+        parts = sample_parts(self.template, conversation, pictures)
+        return self._made(self._pieces(parts) if self._rendered is None else self._rendered.encode(parts), pictures)
 
     def prompt(self, messages: Sequence[Message] | None, pictures: int) -> Encoded:
         """What stands before an answer: messages and the assistant's mark, or (None) a picture to caption.
 
         Pictures that no message marks come before the first user message's text.
         """
-        pieces = _Pieces(self)
-        pieces.mark(self.bos_id)
-        if messages is None:
-            for _ in range(pictures):
-                pieces.picture()
-            return pieces.done(pictures)
-        marked = sum(message.content.count(IMAGE_MARK) for message in messages)
-        for number, message in enumerate(messages):
-            pieces.mark(self.assistant_id if message.role == "assistant" else self.user_id)
-            lead = IMAGE_MARK * (pictures - marked) if number == 0 and marked < pictures else ""
-            pieces.content(lead + message.content, False)
-            if message.role == "assistant":
-                pieces.mark(self.end_id)
-        pieces.mark(self.assistant_id)
-        return pieces.done(pictures)
+        parts = prompt_parts(self.template, messages, pictures)
+        return self._made(self._pieces(parts) if self._rendered is None else self._rendered.prompt(parts), pictures)
 
-    def continuation(self, text: str) -> list[int]:
-        """What is learned after a prompt: the text's ids and the end mark."""
-        return [*self._text(text), self.end_id]
+    def continuation(self, text: str, caption: bool = False) -> list[int]:
+        """What is learned after a prompt of messages, or of a picture (`caption`): the text's ids and the end mark."""
+        if self._rendered is None:
+            return [*self._text(text), self.end_id]
+        if caption:
+            return self._rendered.continuation(prompt_parts(self.template, None, 1), text)
+        return self._rendered.continuation([Part("mark", self.template.user_end + self.template.assistant)], text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+        text = self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+        return text if self._rendered is None else self._rendered.said(text)
 
     def token(self, number: int) -> str:
         """One token as text, marks shown by name."""
@@ -176,41 +164,34 @@ class Chat:
         plain = self.tokenizer.decode(before, skip_special_tokens=False)
         return self.tokenizer.decode([*before, int(number)], skip_special_tokens=False)[len(plain) :]
 
+    @cached_property
+    def picture_marks(self) -> NDArray[np.int64] | None:
+        """Ids of row_column.MARKS, -1 where one is not a single token; None: the tokenizer has no marks of tiles."""
+        if self.tokenizer.token_to_id(MARKS[0]) is None:
+            return None
+        found = [self._text(mark) if mark.isspace() else (self.tokenizer.token_to_id(mark),) for mark in MARKS]
+        ids = np.array([-1 if len(own) != 1 or own[0] is None else own[0] for own in found], np.int64)
+        ids.flags.writeable = False  # shared by all samples
+        return ids
+
+    def require_marks(self, geometry: Geometry) -> None:
+        """Pictures of this geometry can be written in this tokenizer.
+
+        Raises:
+            UserError: a text between their tiles is not one token.
+        """
+        if geometry.mode != "row_column":
+            return
+        ids, needed = self.picture_marks, marks_up_to(-(-geometry.longest // geometry.size))
+        missing = [mark for mark in needed if ids is None or ids[MARKS.index(mark)] < 0]
+        if missing:
+            shown = ", ".join(repr(mark) for mark in missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise UserError(
+                f"the tokenizer in {self.folder} has no single token for {shown}, which model.resolution row_column puts "
+                f"between tiles: add them, or use another resolution"
+            )
+
     @property
     def special_ids(self) -> frozenset[int]:
-        return frozenset((self.pad_id, self.bos_id, self.end_id, self.user_id, self.assistant_id, self.image_id))
-
-
-class _Pieces:
-    """Collects tokens in order."""
-
-    def __init__(self, chat: Chat):
-        self.chat = chat
-        self.ids: list[int] = []
-        self.labels: list[bool] = []
-        self.slots: list[int] = []
-
-    def mark(self, number: int, learned: bool = False) -> None:
-        self.ids.append(number)
-        self.labels.append(learned)
-
-    def picture(self) -> None:
-        self.slots.append(len(self.ids))
-        self.mark(self.chat.image_id)
-
-    def text(self, text: str, learned: bool) -> None:
-        ids = self.chat._text(text)
-        self.ids.extend(ids)
-        self.labels.extend([learned] * len(ids))
-
-    def content(self, content: str, learned: bool) -> None:
-        for number, part in enumerate(content.split(IMAGE_MARK)):
-            if number:
-                self.picture()
-            if part:
-                self.text(part, learned)
-
-    def done(self, pictures: int) -> Encoded:
-        if len(self.slots) != pictures:
-            raise ValueError(f"{len(self.slots)} image marks for {pictures} pictures")
-        return Encoded(np.array(self.ids, np.int64), np.array(self.labels, bool), np.array(self.slots, np.int64))
+        """Tokens of the template's marks."""
+        return frozenset(self._marks.values()) if self._rendered is None else self._rendered.special_ids

@@ -48,7 +48,7 @@ class Wide:
 
 
 def widen(encoded: Encoded, sizes: Sequence[tuple[int, int]], geometry: Geometry) -> Wide:
-    """Repeat each image id once per token of its picture."""
+    """Repeat each image id once per token of its picture; text marks between its tiles get their own ids."""
     return _widened(encoded, [picture_layout(width, height, geometry) for width, height in sizes])
 
 
@@ -59,10 +59,17 @@ def _widened(encoded: Encoded, pictures: Sequence[PictureLayout]) -> Wide:
     repeats[encoded.slots] = [picture.tokens for picture in pictures]
     is_slot = np.zeros(len(encoded.ids), bool)
     is_slot[encoded.slots] = True
+    ids, slots = np.repeat(encoded.ids, repeats), np.flatnonzero(np.repeat(is_slot, repeats))
+    if any(picture.tiles is not None for picture in pictures):
+        if encoded.picture_marks is None:
+            raise ValueError("the tokenizer has no tokens for pictures of rows and columns")
+        order = np.concatenate([slot_order(picture, newlines=False) for picture in pictures])
+        marked = order < NEWLINE
+        ids[slots[marked]] = encoded.picture_marks[NEWLINE - 1 - order[marked]]
     return Wide(
-        np.repeat(encoded.ids, repeats),
+        ids,
         np.repeat(encoded.labels, repeats),
-        np.flatnonzero(np.repeat(is_slot, repeats)),
+        slots,
         [grid for picture in pictures for grid in picture.grids],
     )
 
@@ -180,6 +187,10 @@ class _Maker:
     def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, NDArray[np.int64]]:
         """(slots of visual tokens, which encoder output fills each, positions of newlines)."""
         slots = np.concatenate(self.slots) if self.slots else np.zeros(0, np.int64)
+        if self.geometry.mode == "row_column":  # visual tokens go in order; the marks between them are text
+            orders = [slot_order(picture, newlines=False) for picture in self.pictures]
+            order = np.concatenate([np.zeros(0, np.int64), *(own for own in orders if own is not None)])
+            return slots[order > NEWLINE], None, np.zeros(0, np.int64)
         if self.geometry.mode != "anyres":
             return slots, None, np.zeros(0, np.int64)
         parts, outputs = [np.zeros(0, np.int64)], 0

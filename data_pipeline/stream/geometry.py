@@ -1,12 +1,28 @@
 """How a picture becomes visual tokens, as plain numbers out of a model's encoder, resolution and projector."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from configs.model import AnyresResolution, ModelConfig, SquareResolution, TilesResolution
+from configs.model import ModelConfig
+from configs.resolutions import AnyresResolution, Filter, RowColumnResolution, SquareResolution, TilesResolution
+
+NAMED = (
+    "patch",
+    "merge",
+    "mode",
+    "min_tokens",
+    "max_tokens",
+    "size",
+    "rounding",
+    "min_tiles",
+    "max_tiles",
+    "thumbnail",
+    "tile_grids",
+)
+"""Fields that a geometry's name always has; others only where they are not as they were before there were such."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Geometry:
     """A resolution policy for one encoder and projector. Which fields matter depends on `mode`.
 
@@ -14,12 +30,13 @@ class Geometry:
     square   one view of size x size pixels
     tiles    a grid of size x size tiles, then a thumbnail (InternVL)
     anyres   a base view, then a grid of tiles without their padding, a newline token after each row (LLaVA-NeXT)
+    row_column  rows and columns of tiles with text tokens between them, then the whole picture (Idefics3)
     """
 
     patch: int
     merge: int
     """Patches along one side of a visual token."""
-    mode: Literal["native", "square", "tiles", "anyres"]
+    mode: Literal["native", "square", "tiles", "anyres", "row_column"]
     min_tokens: int = 1
     max_tokens: int = 1024
     size: int = 0
@@ -39,6 +56,18 @@ class Geometry:
     first_position: int = 0
     prefix: bool = False
     """What comes before a sample's first learned token sees itself both ways (prefix-LM)."""
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    """How a square view gets its shape."""
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """Colour of the bars that `pad` adds."""
+    filter: Filter = "bicubic"
+    longest: int = 0
+    """Pixels of the longest side before a row_column picture is cut."""
+
+    def __repr__(self) -> str:
+        """Names plans and cached features: those of a geometry that uses nothing new keep theirs."""
+        shown = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        return f"Geometry({', '.join(f'{k}={v!r}' for k, (v, usual) in shown.items() if k in NAMED or v != usual)})"
 
     @property
     def cell(self) -> int:
@@ -71,7 +100,16 @@ def geometry_of(model: ModelConfig) -> Geometry:
 def _pictures(model: ModelConfig) -> Geometry:
     patch, merge, resolution = model.encoder.patch, model.merge, model.resolution
     if isinstance(resolution, SquareResolution):
-        return Geometry(patch, merge, "square", size=resolution.size)
+        fill = tuple(int(255 * value) for value in getattr(model.encoder, "pixel_mean", (0.5, 0.5, 0.5)))
+        return Geometry(
+            patch,
+            merge,
+            "square",
+            size=resolution.size,
+            fit=resolution.fit,
+            fill=(fill[0], fill[1], fill[2]) if resolution.fit == "pad" else (0, 0, 0),
+            filter=resolution.filter,
+        )
     if isinstance(resolution, TilesResolution):
         return Geometry(
             patch,
@@ -81,9 +119,15 @@ def _pictures(model: ModelConfig) -> Geometry:
             min_tiles=resolution.min_tiles,
             max_tiles=resolution.max_tiles,
             thumbnail=resolution.thumbnail,
+            filter=resolution.filter,
         )
     if isinstance(resolution, AnyresResolution):
-        return Geometry(patch, merge, "anyres", size=resolution.size, tile_grids=resolution.grids)
+        return Geometry(
+            patch, merge, "anyres", size=resolution.size, tile_grids=resolution.grids, filter=resolution.filter
+        )
+    if isinstance(resolution, RowColumnResolution):
+        size, longest = resolution.size, resolution.longest
+        return Geometry(patch, merge, "row_column", size=size, longest=longest, filter=resolution.filter)
     return Geometry(
         patch,
         merge,

@@ -39,24 +39,33 @@ def decode(data: bytes | memoryview) -> Pixels:
 
 def views_of(picture: Pixels, planned: PictureLayout, cell: int) -> list[Pixels]:
     """[H, W, 3] -> its views, each [rows * cell, columns * cell, 3]; parts of a canvas are not copied."""
-    canvases = [_render(picture, canvas) for canvas in planned.canvases]
+    canvases: list[Pixels] = []
+    for canvas in planned.canvases:
+        source = picture if canvas.source < 0 else canvases[canvas.source]
+        canvases.append(_render(source, canvas, planned))
     return [
         canvases[view.canvas][view.top : view.top + view.rows * cell, view.left : view.left + view.columns * cell]
         for view in planned.views
     ]
 
 
-def _render(picture: Pixels, canvas: Canvas) -> Pixels:
+def _render(picture: Pixels, canvas: Canvas, planned: PictureLayout) -> Pixels:
     """The picture at a canvas's size, on black; one of that size is not resampled."""
-    fitted = picture
-    if picture.shape[:2] != (canvas.height, canvas.width):
-        from data_pipeline.stream.resample import bicubic
+    if picture.shape[:2] == (canvas.height, canvas.width):
+        fitted = picture[max(0, -canvas.top) :, max(0, -canvas.left) :][: canvas.size[1], : canvas.size[0]]
+    else:
+        from data_pipeline.stream.resample import resize, resize_squared
 
-        fitted = bicubic(picture, canvas.width, canvas.height)
-    if canvas.size == (canvas.width, canvas.height):
+        if canvas.squared and picture.shape[0] != picture.shape[1]:
+            return resize_squared(picture, canvas.width, planned.fill, planned.filter)
+        seen = min(canvas.width, canvas.size[0]), min(canvas.height, canvas.size[1])
+        window = (max(0, -canvas.left), max(0, -canvas.top), *seen)
+        fitted = resize(picture, canvas.width, canvas.height, planned.filter, window)
+    if fitted.shape[:2] == canvas.size[::-1]:
         return fitted
     out = np.zeros((canvas.size[1], canvas.size[0], 3), np.uint8)
-    out[canvas.top : canvas.top + canvas.height, canvas.left : canvas.left + canvas.width] = fitted
+    top, left = max(0, canvas.top), max(0, canvas.left)
+    out[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted
     return out
 
 

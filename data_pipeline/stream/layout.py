@@ -15,8 +15,9 @@ from functools import lru_cache
 from itertools import accumulate
 
 from data_pipeline.stream.geometry import Geometry, geometry_of
+from data_pipeline.stream.grids import grid_of
 from data_pipeline.stream.measure import measure
-from data_pipeline.stream.resolution import PictureLayout, grid_of, least_tokens, picture_layout
+from data_pipeline.stream.resolution import PictureLayout, least_tokens, picture_layout
 
 __all__ = [
     "Geometry",

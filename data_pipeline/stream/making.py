@@ -163,7 +163,7 @@ class Maker:
         ids = np.full(text + len(sizes), self.chat.pad_id, np.int64)
         slots = np.arange(len(sizes), dtype=np.int64)
         ids[slots] = self.chat.image_id
-        encoded = Encoded(ids, np.zeros(len(ids), bool), slots)
+        encoded = Encoded(ids, np.zeros(len(ids), bool), slots, self.chat.picture_marks)
         features = None
         if self.features is not None:
             features = [np.zeros_like(part) for part in self.features.get(source, index)]

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from data_pipeline.stream.geometry import Geometry
 from data_pipeline.stream.resolution import arrangements
+from data_pipeline.stream.row_column import whole_tokens
 
 BLOCK = 1 << 14
 """Pictures measured together: their columns stay in the cache."""
@@ -43,6 +44,8 @@ def _block(wide: Ints, high: Ints, geometry: Geometry) -> tuple[Ints | int, Ints
         return views * geometry.view_tokens(square), views * square
     if geometry.mode == "anyres":
         return _anyres(wide, high, geometry)
+    if geometry.mode == "row_column":
+        return _row_column(wide, high, geometry)
     count = _native(wide.astype(np.float64), high.astype(np.float64), geometry).astype(np.int64)
     return count, count
 
@@ -123,3 +126,19 @@ def _anyres(wide: Ints, high: Ints, geometry: Geometry) -> tuple[Ints, Ints]:
     broad_kept = broad - (broad - wide * tall // high) // 2 * 2
     kept_tokens = np.where(flat, tall_kept * (broad + 1), tall * (broad_kept + 1))
     return side**2 + kept_tokens, (1 + down * across) * side**2
+
+
+def _row_column(wide: Ints, high: Ints, geometry: Geometry) -> tuple[Ints, Ints]:
+    size, view = geometry.size, geometry.side**2
+    flat, aspect = wide >= high, wide / high
+    long = np.full(len(wide), geometry.longest, np.float64)
+    short = np.trunc(np.where(flat, long / aspect, long * aspect))
+    short = np.maximum(short + short % 2, 1)
+    width, height = np.where(flat, long, short), np.where(flat, short, long)
+    flat, aspect = width >= height, width / height
+    long = np.ceil(np.where(flat, width, height) / size) * size
+    short = np.ceil(np.trunc(np.where(flat, long / aspect, long * aspect)) / size) * size
+    tiles = (np.maximum(long, short) > size) * (long // size) * (short // size)
+    rows = np.where(flat, short, long) // size * (tiles > 0)
+    tokens = tiles * (view + 2) + rows + whole_tokens(view)
+    return tokens.astype(np.int64), ((tiles + 1) * view).astype(np.int64)

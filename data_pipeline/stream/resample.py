@@ -1,6 +1,6 @@
-"""Compiled loops over pixels. Bicubic resampling with antialiasing: Pillow's passes to the byte, in a quarter of the time.
+"""Compiled loops over pixels. Resampling with antialiasing: Pillow's passes to the byte, in a quarter of the time.
 
-Pillow (8-bit, `Resampling.BICUBIC`) sums pixels times fixed-point weights, first along rows, then along columns, and rounds
+Pillow (8-bit; bicubic, Lanczos or bilinear) sums pixels times fixed-point weights, first along rows, then along columns, and rounds
 in between. (From version 13 on it sometimes goes down the columns first, which changes a pixel by one level here and there;
 here it is rows first always.) The sums are integers, so their order is free: here the inner loop runs over neighbours that share a weight, which
 compilers turn into vector instructions. Rows are turned on their side in strips for the first pass.
@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.resolutions import Filter
 from data_pipeline.stream.compiled import compiled
 
 BITS = 22
@@ -23,21 +24,94 @@ Pixels = NDArray[np.uint8]
 Weights = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 
-def bicubic(picture: Pixels, width: int, height: int) -> Pixels:
-    """[H, W, 3] -> [height, width, 3], as `Image.resize` would with `Resampling.BICUBIC`, to `width` and then to `height`."""
-    out = np.empty((height, width, 3), np.uint8)
-    across = weights(picture.shape[1], width)
-    down = weights(picture.shape[0], height)
-    _resample(np.ascontiguousarray(picture), *across, *down, out, picture.shape[1] != width, picture.shape[0] != height)
+KERNELS: dict[Filter, int] = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
+"""Pixels (of the coarser of both sizes) that a kernel reaches to either side."""
+
+
+def resize(
+    picture: Pixels,
+    width: int,
+    height: int,
+    kernel: Filter = "bicubic",
+    window: tuple[int, int, int, int] | None = None,
+) -> Pixels:
+    """[H, W, 3] -> [height, width, 3], as `Image.resize` would, to `width` and then to `height`.
+
+    Args:
+        window: (left, top, width, height) of the result that is wanted; the rest is not computed.
+    """
+    left, top, wide, high = window or (0, 0, width, height)
+    is_across, is_down = picture.shape[1] != width, picture.shape[0] != height
+    across = weights(picture.shape[1], width, kernel, left, wide)
+    down = weights(picture.shape[0], height, kernel, top, high)
+    seen = picture[slice(None) if is_down else slice(top, top + high)]
+    seen = seen[:, slice(None) if is_across else slice(left, left + wide)]
+    return _resampled(seen, across, down, is_across, is_down)
+
+
+def resize_squared(picture: Pixels, size: int, fill: tuple[int, int, int], kernel: Filter = "bicubic") -> Pixels:
+    """[H, W, 3] -> [size, size, 3]: in the middle of a square of colour `fill`, resized.
+
+    The bars are not made (they could be large): all of a bar is one pixel with the sum of the weights, which gives the
+    same integers.
+    """
+    high, wide = picture.shape[:2]
+    long = max(high, wide)
+    across, down = weights(long, size, kernel), weights(long, size, kernel)
+    bars = np.empty((high + 2 * (high < long), wide + 2 * (wide < long), 3), np.uint8)
+    bars[:] = fill
+    top, left = int(high < long), int(wide < long)
+    bars[top : top + high, left : left + wide] = picture
+    if top:
+        down = _joined(down, (long - high) // 2, high)
+    if left:
+        across = _joined(across, (long - wide) // 2, wide)
+    return _resampled(bars, across, down, long != size or bool(left), long != size or bool(top))
+
+
+def _joined(known: Weights, start: int, count: int) -> Weights:
+    """Weights over a side where all pixels before `start` are one, and all behind start + count."""
+    bounds, table = known
+    joined = np.zeros_like(bounds)
+    rows = []
+    for (first, taps), row in zip(bounds.tolist(), table, strict=True):
+        places = np.clip(np.arange(first, first + taps) - start + 1, 0, count + 1)
+        rows.append(np.bincount(places - places[0], row[:taps]).astype(np.int32))
+        joined[len(rows) - 1] = places[0], len(rows[-1])
+    out = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for row, values in zip(out, rows, strict=True):
+        row[: len(values)] = values
+    return joined, out
+
+
+def _resampled(picture: Pixels, across: Weights, down: Weights, is_across: bool, is_down: bool) -> Pixels:
+    """Only those rows and columns are read that the weights ask for."""
+    columns, across = _window(across) if is_across else (slice(None), across)
+    rows, down = _window(down) if is_down else (slice(None), down)
+    out = np.empty((len(down[0]), len(across[0]), 3), np.uint8)
+    _resample(np.ascontiguousarray(picture[rows, columns]), *across, *down, out, is_across, is_down)
     return out
 
 
+def _window(known: Weights) -> tuple[slice, Weights]:
+    """The pixels that the weights ask for, and the weights over these alone."""
+    bounds, table = known
+    first, last = int(bounds[:, 0].min()), int((bounds[:, 0] + bounds[:, 1]).max())
+    return slice(first, last), (bounds - np.array([first, 0]) if first else bounds, table)
+
+
 @lru_cache(maxsize=1024)
-def weights(size: int, wanted: int) -> Weights:
-    """(first pixel and how many [wanted, 2], fixed-point weights [wanted, taps]) of each output pixel along a side."""
-    bounds = np.zeros((wanted, 2), np.int64)
-    table = np.zeros((wanted, math.ceil(2.0 * max(size / wanted, 1.0)) * 2 + 1), np.int32)
-    _weights(size, bounds, table, np.empty(table.shape[1], np.float64))
+def weights(size: int, wanted: int, kernel: Filter = "bicubic", first: int = 0, count: int | None = None) -> Weights:
+    """(first pixel and how many [count, 2], fixed-point weights [count, taps]) of output pixels along a side.
+
+    Args:
+        size, wanted: pixels of the side before and after.
+        first, count: which output pixels; none: all.
+    """
+    count, reach = wanted if count is None else count, KERNELS[kernel]
+    bounds = np.zeros((count, 2), np.int64)
+    table = np.zeros((count, math.ceil(reach * max(size / wanted, 1.0)) * 2 + 1), np.int32)
+    _weights(size, wanted, first, reach, bounds, table, np.empty(table.shape[1], np.float64))
     for array in (bounds, table):
         array.flags.writeable = False  # cached: shared by all pictures of this size
     return bounds, table
@@ -55,18 +129,32 @@ def _cubic(x):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _weights(size, bounds, table, values):  # type: ignore[no-untyped-def]
-    wanted = len(bounds)
+def _sinc(x):  # type: ignore[no-untyped-def]
+    return 1.0 if x == 0.0 else math.sin(x * math.pi) / (x * math.pi)
+
+
+@compiled
+def _kernel(x, reach):  # type: ignore[no-untyped-def]
+    """A triangle, Keys' cubic or Lanczos' windowed sinc, by how far it reaches."""
+    if reach == 2:
+        return _cubic(x)
+    if reach == 1:
+        return max(0.0, 1.0 - abs(x))
+    return _sinc(x) * _sinc(x / 3.0) if -3.0 <= x < 3.0 else 0.0
+
+
+@compiled
+def _weights(size, wanted, start, reach, bounds, table, values):  # type: ignore[no-untyped-def]
     scale = size / wanted
     stretch = max(scale, 1.0)
-    support = 2.0 * stretch
-    for place in range(wanted):
-        center = (place + 0.5) * scale
+    support = reach * stretch
+    for place in range(len(bounds)):
+        center = (start + place + 0.5) * scale
         first = max(0, int(center - support + 0.5))
         count = min(size, int(center + support + 0.5)) - first
         total = 0.0
         for x in range(count):
-            values[x] = _cubic((x + first - center + 0.5) * (1.0 / stretch))
+            values[x] = _kernel((x + first - center + 0.5) * (1.0 / stretch), reach)
             total += values[x]
         for x in range(count):
             part = values[x] / total * (1 << BITS) if total else values[x] * (1 << BITS)

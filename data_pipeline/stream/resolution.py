@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from configs.resolutions import Filter
 from data_pipeline.stream.geometry import Geometry
+from data_pipeline.stream.grids import grid_of, require_pixels
+from data_pipeline.stream.row_column import mark_order, row_column, row_column_tokens, whole_tokens
 
 if TYPE_CHECKING:  # layouts alone are asked for on login nodes, which need no numpy
     import numpy as np
@@ -21,13 +24,20 @@ NEWLINE = -1
 
 
 class Canvas(NamedTuple):
-    """The picture resized to width x height and laid on black at (left, top); `size` is (width, height) of it all."""
+    """The picture resized to width x height and laid on black at (left, top); `size` is (width, height) of it all.
+
+    What lies outside is cut off: left and top below 0 leave the middle.
+    """
 
     width: int
     height: int
     left: int
     top: int
     size: tuple[int, int]
+    source: int = -1
+    """Another canvas that it is resized from; -1: the picture."""
+    squared: bool = False
+    """The picture is laid in the middle of a square of `fill` before it is resized."""
 
 
 class View(NamedTuple):
@@ -53,6 +63,10 @@ class PictureLayout:
     patches: int
     unpadded: tuple[int, int, int, int] | None = None
     """Anyres: (first row, end, first column, end) of the tiles' joint grid of tokens that are kept."""
+    tiles: tuple[int, int] | None = None
+    """Row_column: (rows, columns) of tiles before the last view, (0, 0) where it is the only one."""
+    filter: Filter = "bicubic"
+    fill: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
@@ -72,13 +86,17 @@ def picture_layout(width: int, height: int, geometry: Geometry, budget: int | No
     Raises:
         ValueError: a side below one pixel, or the policy's least layout is above the budget.
     """
-    _require_pixels(width, height)
+    require_pixels(width, height)
     if budget is not None and budget < least_tokens(geometry):
         raise ValueError(f"{budget} tokens are below the least of a picture ({least_tokens(geometry)})")
     if geometry.mode == "tiles":
         return _tiles(width, height, geometry, budget)
     if geometry.mode == "anyres":
         return _anyres(width, height, geometry, budget)
+    if geometry.mode == "row_column":
+        return _row_column(width, height, geometry, budget)
+    if geometry.mode == "square":
+        return _square(width, height, geometry)
     rows, columns = grid_of(width, height, geometry, budget)
     count, size = rows * columns, (columns * geometry.cell, rows * geometry.cell)
     tokens, patches = geometry.view_tokens(count), count * geometry.merge**2
@@ -92,69 +110,27 @@ def least_tokens(geometry: Geometry) -> int:
         return geometry.min_tokens
     if geometry.mode == "tiles":
         return tiles_tokens(geometry.min_tiles, geometry)
+    if geometry.mode == "row_column":
+        return whole_tokens(square)
     return square + 1 if geometry.mode == "anyres" else geometry.view_tokens(square)
 
 
-def _require_pixels(width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise ValueError(f"a picture of {width} x {height} pixels has no grid")
+# ---- squares -------------------------------------------------------------------------------------------------
 
 
-# ---- one view ------------------------------------------------------------------------------------------------
-
-
-def grid_of(width: int, height: int, geometry: Geometry, budget: int | None = None) -> tuple[int, int]:
-    """(rows, columns) of the one view of a native or square picture.
-
-    >>> grid_of(160, 128, Geometry(patch=32, merge=1, mode="native"))
-    (4, 5)
-    >>> grid_of(224, 224, Geometry(patch=16, merge=1, mode="square", size=224))
-    (14, 14)
-    """
-    _require_pixels(width, height)
-    if geometry.mode == "square":
-        return geometry.side, geometry.side
-    least, most = geometry.min_tokens, geometry.max_tokens
-    most = most if budget is None else min(most, budget)
-    if geometry.rounding == "smart_resize":
-        rows, columns = _smart_resize(width, height, geometry.cell, least, most)
-    else:
-        rows, columns = _whole_cells(width, height, geometry.cell, least, most)
-    if not least <= rows * columns <= most:
-        # No grid of this shape lies within the limits: the longer side gives way, then the shorter one.
-        short = min(rows, columns, most)
-        while short * (most // short) < least:
-            short -= 1
-        rows, columns = (most // short, short) if height > width else (short, most // short)
-    return rows, columns
-
-
-def _whole_cells(width: int, height: int, cell: int, least: int, most: int) -> tuple[int, int]:
-    rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
-    if rows * columns > most:
-        scale = math.sqrt(width * height / (most * cell * cell))
-        rows = max(1, math.floor(height / cell / scale))
-        columns = max(1, math.floor(width / cell / scale))
-        # A strip thinner than a cell keeps one row; its length alone must then obey the limit.
-        rows, columns = min(rows, most), min(columns, max(1, most // rows))
-    elif rows * columns < least:
-        scale = math.sqrt(least * cell * cell / (width * height))
-        rows, columns = math.ceil(height / cell * scale), math.ceil(width / cell * scale)
-        if rows * columns > most:
-            rows, columns = max(1, min(rows, most)), max(1, most // rows)
-    return rows, columns
-
-
-def _smart_resize(width: int, height: int, cell: int, least: int, most: int) -> tuple[int, int]:
-    """Qwen2-VL's `smart_resize`, in tokens of cell x cell pixels."""
-    rows, columns = round(height / cell), round(width / cell)
-    if rows * columns > most:
-        scale = math.sqrt((height * width) / (most * cell * cell))
-        rows, columns = max(1, math.floor(height / scale / cell)), max(1, math.floor(width / scale / cell))
-    elif rows * columns < least:
-        scale = math.sqrt(least * cell * cell / (height * width))
-        rows, columns = math.ceil(height * scale / cell), math.ceil(width * scale / cell)
-    return rows, columns
+def _square(width: int, height: int, geometry: Geometry) -> PictureLayout:
+    """One view. Sizes of `crop` are those of CLIP's preprocessor."""
+    side, count = geometry.side, geometry.side**2
+    pixels = max(geometry.size, side * geometry.cell)
+    size, canvas = (pixels, pixels), Canvas(pixels, pixels, 0, 0, (pixels, pixels), squared=geometry.fit == "pad")
+    if geometry.fit == "crop":
+        short, long = min(width, height), max(width, height)
+        long = int(pixels * long / short)
+        wide, high = (pixels, long) if width <= height else (long, pixels)
+        canvas = Canvas(wide, high, -((wide - pixels) // 2), -((high - pixels) // 2), size)
+    views, patches = (View(0, 0, 0, side, side),), count * geometry.merge**2
+    tokens = geometry.view_tokens(count)
+    return PictureLayout((canvas,), views, tokens, count, patches, filter=geometry.filter, fill=geometry.fill)
 
 
 # ---- tiles ---------------------------------------------------------------------------------------------------
@@ -192,8 +168,8 @@ def _tiles(width: int, height: int, geometry: Geometry, budget: int | None) -> P
         canvases.append(_square_canvas(geometry))
         views.append(View(1, 0, 0, geometry.side, geometry.side))
     count = len(views) * geometry.side**2
-    tokens = len(views) * geometry.view_tokens(geometry.side**2)
-    return PictureLayout(tuple(canvases), tuple(views), tokens, count, count * geometry.merge**2)
+    tokens, patches = len(views) * geometry.view_tokens(geometry.side**2), count * geometry.merge**2
+    return PictureLayout(tuple(canvases), tuple(views), tokens, count, patches, filter=geometry.filter)
 
 
 def _square_canvas(geometry: Geometry) -> Canvas:
@@ -226,13 +202,14 @@ def _anyres(width: int, height: int, geometry: Geometry, budget: int | None) -> 
     base = View(0, 0, 0, side, side)
     merged = geometry.merge**2
     if best is None:  # under a small budget: the base view alone, closed by one newline
-        return PictureLayout((_square_canvas(geometry),), (base,), side**2 + 1, side**2, side**2 * merged)
+        one = (_square_canvas(geometry),)
+        return PictureLayout(one, (base,), side**2 + 1, side**2, side**2 * merged, filter=geometry.filter)
     (tiled,), views = _tile_views(*best, 1, geometry)
     area = unpadded(width, height, *best, side)
     tokens = side**2 + (area[1] - area[0]) * (area[3] - area[2] + 1)
     outputs = (1 + len(views)) * side**2
     canvases = (_square_canvas(geometry), _padded(width, height, tiled.size))
-    return PictureLayout(canvases, (base, *views), tokens, outputs, outputs * merged, area)
+    return PictureLayout(canvases, (base, *views), tokens, outputs, outputs * merged, area, filter=geometry.filter)
 
 
 def unpadded(width: int, height: int, rows: int, columns: int, side: int) -> tuple[int, int, int, int]:
@@ -260,6 +237,34 @@ def _padded(width: int, height: int, size: tuple[int, int]) -> Canvas:
     return Canvas(*fitted, (size[0] - fitted[0]) // 2, (size[1] - fitted[1]) // 2, size)
 
 
+# ---- rows and columns ----------------------------------------------------------------------------------------
+
+
+def _row_column(width: int, height: int, geometry: Geometry, budget: int | None) -> PictureLayout:
+    """Idefics3: resized to the longest side, then to whole tiles, cut; the last view is the same resized once more.
+
+    A smaller budget is met with a shorter longest side.
+    """
+    side, size, count = geometry.side, geometry.size, geometry.side**2
+    for longest in (geometry.longest, *range((geometry.longest - 1) // size * size, 0, -size)):
+        first, rows, columns = row_column(width, height, longest, size)
+        if budget is None or row_column_tokens(rows, columns, count) <= budget:
+            break
+    else:  # a side of an odd number of pixels may still make two tiles
+        rows = columns = 0
+    tiled = (max(1, columns) * size, max(1, rows) * size)
+    canvases = [Canvas(*first, 0, 0, first), Canvas(*tiled, 0, 0, tiled, source=0)]
+    views = [View(1, c * size, r * size, side, side) for r in range(rows) for c in range(columns)]
+    if views:
+        canvases.append(Canvas(size, size, 0, 0, (size, size), source=1))
+    views.append(View(len(canvases) - 1, 0, 0, side, side))
+    tokens, outputs = row_column_tokens(rows, columns, count), len(views) * count
+    patches = outputs * geometry.merge**2
+    return PictureLayout(
+        tuple(canvases), tuple(views), tokens, outputs, patches, tiles=(rows, columns), filter=geometry.filter
+    )
+
+
 # ---- slots ---------------------------------------------------------------------------------------------------
 
 
@@ -267,8 +272,11 @@ def _padded(width: int, height: int, size: tuple[int, int]) -> Canvas:
 def slot_order(picture: PictureLayout, newlines: bool) -> "NDArray[np.int64] | None":
     """[tokens] which encoder output fills each of the picture's positions, NEWLINE where none does.
 
-    None: every output fills one, in order. `newlines`: the policy has them (anyres).
+    None: every output fills one, in order. `newlines`: the policy has them (anyres). Below NEWLINE: a text mark
+    (row_column.MARKS).
     """
+    if picture.tiles is not None:
+        return _frozen(mark_order(*picture.tiles, picture.views[0].rows * picture.views[0].columns))
     if not newlines:
         return None
     import numpy as np

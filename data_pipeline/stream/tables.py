@@ -52,12 +52,14 @@ def open_sources(recipe: TrainRecipe) -> Sources:
     Raises:
         UserError: a dataset or the tokenizer is missing or unusable.
     """
-    data = recipe.data
+    data, geometry = recipe.data, geometry_of(recipe.model)
+    chat = Chat(data.tokenizer, data.template)
+    chat.require_marks(geometry)
     return Sources(
         [Dataset(source.path, data.read) for source in data.sources],
         [source.label for source in data.sources],
-        Chat(data.tokenizer, data.template),
-        geometry_of(recipe.model),
+        chat,
+        geometry,
         isinstance(recipe.model.encoder, EfficientNetLite0),
     )
 

@@ -12,6 +12,7 @@ from configs.schema import TrainRecipe
 from data_pipeline.manifest import read_manifest
 from data_pipeline.storage import exists, join
 from data_pipeline.stream.chat import Chat
+from data_pipeline.stream.geometry import geometry_of
 from pretrain.run_folder import check_run_folder, steps_of
 
 
@@ -44,7 +45,7 @@ def check_data(recipe: TrainRecipe) -> None:
                     raise UserError(
                         f"{path} is missing: the dataset is damaged; `looksay data verify {folder}` says what else is"
                     )
-    Chat(recipe.data.tokenizer, recipe.data.template)
+    Chat(recipe.data.tokenizer, recipe.data.template).require_marks(geometry_of(recipe.model))
 
 
 def check_training(recipe: TrainRecipe, run: str) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from configs.encoders import EfficientNetLite0, ViT
-from configs.model import AnyresResolution, ModelConfig
+from configs.model import ModelConfig
+from configs.resolutions import AnyresResolution
 from pretrain.mesh import Mesh, math_dtype, param_dtype
 from pretrain.model.cache import KeyValueCache
 from pretrain.model.cnn import CHANNELS, load_efficientnet

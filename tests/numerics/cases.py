@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.model import AnyresResolution, TilesResolution
+from configs.resolutions import AnyresResolution, RowColumnResolution, TilesResolution
 from configs.training import OptimConfig, ParallelConfig
 from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.collate import Ready, collate
@@ -213,6 +213,7 @@ def desert(mesh: Mesh) -> None:
 VIEWS = {
     "tiles": TilesResolution(size=16, max_tiles=4),
     "anyres": AnyresResolution(size=16, grids=((1, 2), (2, 1), (2, 2))),
+    "row_column": RowColumnResolution(size=16, longest=32),
 }
 """Resolutions of several views a picture; 16 pixels are two merged cells."""
 

@@ -1,4 +1,4 @@
-"""Pictures seen in several views (tiles with a thumbnail, anyres with newlines): packed = unpacked, ZeRO-3 x TP = alone."""
+"""Pictures seen in several views (tiles with a thumbnail, anyres with newlines, rows and columns with text): packed = unpacked, ZeRO-3 x TP = alone."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tests.support.pool import Pool
 CASE = "tests.numerics.cases:views"
 
 
-@pytest.mark.parametrize("kind", ["tiles", "anyres"])
+@pytest.mark.parametrize("kind", ["tiles", "anyres", "row_column"])
 def test_packing_does_not_matter(kind: str, pool: Pool) -> None:
     """fp32: measured worst 2e-7 (loss) and 2e-6 (gradient); a leak between samples moves them by 1e-3 and more."""
     packed = pool.run(CASE, 1, kind=kind)[0]
@@ -21,7 +21,7 @@ def test_packing_does_not_matter(kind: str, pool: Pool) -> None:
         assert np.abs(apart["gradients"][name] - wanted).max() <= 1e-5 * np.abs(wanted).max(), name
 
 
-@pytest.mark.parametrize("kind", ["tiles", "anyres"])
+@pytest.mark.parametrize("kind", ["tiles", "anyres", "row_column"])
 @pytest.mark.parametrize(
     ("ranks", "options"), [(2, {"zero": 3}), (2, {"zero": 3, "tp": 2})], ids=["zero3", "zero3-tp2"]
 )

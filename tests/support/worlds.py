@@ -12,6 +12,7 @@ from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.chat import Encoded
 from data_pipeline.stream.collate import Ready, collate
 from data_pipeline.stream.layout import Geometry, geometry_of
+from data_pipeline.stream.row_column import MARKS
 
 VOCABULARY = 100
 PAD, IMAGE = 0, 1
@@ -34,7 +35,8 @@ def sample(seed: int, pictures: Sequence[tuple[int, int]] = ((16, 8),), text: in
     labels[-(text * 2 // 3) :] = True
     images = [random.integers(0, 256, (h, w, 3), dtype=np.uint8) for w, h in pictures]
     slots = np.arange(1, 1 + len(pictures))
-    return Ready(Encoded(np.array(ids), labels, slots), list(pictures), images=images, info={"key": str(seed)})
+    marks = 3 + np.arange(len(MARKS)) % 40
+    return Ready(Encoded(np.array(ids), labels, slots, marks), list(pictures), images=images, info={"key": str(seed)})
 
 
 def rows_of(kind: str = "mixed") -> list[list[Ready]]:

@@ -28,7 +28,7 @@ ALONE = 20_000
 def counts_fingerprint(chat: Chat) -> str:
     """Identity of the counts: tokenizer, template, and the rules in chat.py (VERSION)."""
     tokenizer = (Path(chat.folder) / "tokenizer.json").read_bytes()
-    template = json.dumps(chat.template.model_dump(), sort_keys=True)
+    template = json.dumps(chat.template.identity, sort_keys=True)
     return hashlib.sha256(f"{VERSION}:{template}:".encode() + tokenizer).hexdigest()[:16]
 
 

@@ -1,8 +1,9 @@
 """BLIP-2 (arXiv 2301.12597): EVA's ViT-g with its class token, Q-Former, OPT."""
 
 from configs.encoders import ViT
-from configs.model import ModelConfig, SquareResolution
+from configs.model import ModelConfig
 from configs.projectors import QFormerProjector
+from configs.resolutions import SquareResolution
 from pretrain.model.hf.family import Config, Family, only
 from pretrain.model.hf.rules import Rule, layer_norm, linear, viewed
 from pretrain.model.hf.text import decoder_of, decoder_rules

@@ -1,8 +1,9 @@
 """Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299): SigLIP on rows and columns of tiles, pixel shuffle, Llama."""
 
 from configs.encoders import ViT
-from configs.model import ModelConfig, SquareResolution
+from configs.model import ModelConfig
 from configs.projectors import PixelShuffleLinearProjector
+from configs.resolutions import SquareResolution
 from pretrain.model.hf.family import Config, Family, only
 from pretrain.model.hf.rules import Rule, same
 from pretrain.model.hf.text import decoder_of, decoder_rules, tied

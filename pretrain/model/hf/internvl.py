@@ -1,8 +1,9 @@
 """InternVL 2.5 and 3 (arXiv 2412.05271, 2504.10479): InternViT on tiles with a thumbnail, pixel-shuffle MLP, Qwen2 or Llama."""
 
 from configs.encoders import ViT
-from configs.model import ModelConfig, TilesResolution
+from configs.model import ModelConfig
 from configs.projectors import PixelShuffleMlpProjector
+from configs.resolutions import TilesResolution
 from pretrain.model.hf.family import Config, Family, only
 from pretrain.model.hf.llava import PUBLISHED, SPELLINGS
 from pretrain.model.hf.rules import Rule, layer_norm, linear

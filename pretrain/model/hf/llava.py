@@ -2,8 +2,9 @@
 
 from configs.encoders import ViT
 from configs.errors import UserError
-from configs.model import AnyresResolution, ModelConfig, SquareResolution
+from configs.model import ModelConfig
 from configs.projectors import LinearProjector, MlpProjector
+from configs.resolutions import AnyresResolution, SquareResolution
 from pretrain.model.hf.family import Config, Family, only
 from pretrain.model.hf.rules import Rule, linear, viewed
 from pretrain.model.hf.text import decoder_of, decoder_rules, tied

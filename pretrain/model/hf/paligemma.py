@@ -1,8 +1,9 @@
 """PaliGemma (arXiv 2407.07726): SigLIP, one linear layer, Gemma; the prompt sees itself both ways."""
 
 from configs.encoders import ViT
-from configs.model import ModelConfig, SquareResolution
+from configs.model import ModelConfig
 from configs.projectors import LinearProjector
+from configs.resolutions import SquareResolution
 from pretrain.model.hf.family import Config, Family, only
 from pretrain.model.hf.llava import PUBLISHED, SPELLINGS
 from pretrain.model.hf.rules import Rule, linear

@@ -3,8 +3,9 @@
 from typing import Any
 
 from configs.encoders import NativeViT
-from configs.model import ModelConfig, NativeResolution
+from configs.model import ModelConfig
 from configs.projectors import PatchMergerProjector
+from configs.resolutions import NativeResolution
 from pretrain.model.hf.family import Config, Family, activation_of, only
 from pretrain.model.hf.rules import Rule, fused, linear, norm, viewed
 from pretrain.model.hf.text import decoder_of, decoder_rules, tied

@@ -26,6 +26,14 @@ CNN = {
 
 
 @pytest.fixture(scope="session")
+def transformers() -> Any:
+    """The library, offline."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        return pytest.importorskip("transformers", reason="parity needs transformers: make install-dev")
+
+
+@pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stream")
     write_dataset(folder / "captions", samples(90, 1))

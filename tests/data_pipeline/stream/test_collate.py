@@ -85,7 +85,7 @@ def test_targets_are_the_next_token_of_the_same_segment(rows: list[list[Ready]],
     samples = [sample for row in rows for sample in row]
     expected = np.full(ids.shape, NO_TARGET)
     for (start, prefix, end), sample in zip(batch.segments, samples, strict=True):
-        assert prefix == start and ids[start] == chat.bos_id
+        assert prefix == start and ids[start] == chat.tokenizer.token_to_id(chat.template.bos)
         wide = widen(sample.encoded, sample.sizes, geometry)
         for t in range(start, end - 1):
             if wide.labels[t + 1 - start]:
@@ -93,7 +93,7 @@ def test_targets_are_the_next_token_of_the_same_segment(rows: list[list[Ready]],
         assert targets[end - 1] == NO_TARGET, "a segment's last token predicts the first of the next"
         assert start == 0 or targets[start - 1] == NO_TARGET, "the first token of a segment is somebody's target"
     assert np.array_equal(targets, expected)
-    assert not np.isin(targets, [chat.image_id, chat.pad_id, chat.bos_id, chat.user_id, chat.assistant_id]).any()
+    assert not np.isin(targets, list(chat.special_ids - {chat.end_id})).any()
 
 
 def test_positions_restart_in_every_segment(rows: list[list[Ready]], chat: Chat) -> None:

@@ -1,5 +1,7 @@
 """Sizes to tokens under every resolution policy: columns as one by one, published counts, and samples that are too long."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,13 +17,28 @@ GEOMETRIES = {
     "tiles": Geometry(14, 2, "tiles", size=448, max_tiles=12, thumbnail=True),
     "tiles without": Geometry(14, 2, "tiles", size=448, min_tiles=2, max_tiles=6),
     "anyres": Geometry(14, 1, "anyres", size=336, tile_grids=PINPOINTS),
+    "rows and columns": Geometry(16, 4, "row_column", size=512, longest=2048),
+    "odd rows and columns": Geometry(5, 1, "row_column", size=15, longest=105),
 }
 
 
 def sizes(count: int, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     common = np.exp(random.uniform(0, np.log(65535), (count, 2))).astype(int)
-    extreme = np.array([[1, 1], [1, 10000], [10000, 1], [65535, 3], [3, 65535], [336, 336], [448, 896], [672, 336]])
+    extreme = np.array(
+        [
+            [1, 1],
+            [1, 10000],
+            [10000, 1],
+            [65535, 3],
+            [3, 65535],
+            [336, 336],
+            [448, 896],
+            [672, 336],
+            [1400, 365],
+            [1095, 1400],
+        ]
+    )
     return np.maximum(1, np.concatenate([common, extreme]))
 
 
@@ -34,6 +51,19 @@ def test_columns_are_what_each_picture_gets(geometry: Geometry) -> None:
         assert (planned.tokens, planned.patches) == (count, load), (width, height)
         assert planned.outputs == sum(rows * columns for rows, columns in planned.grids)
         assert geometry.mode != "native" or geometry.min_tokens <= count <= geometry.max_tokens, (width, height)
+
+
+def test_a_geometry_of_before_keeps_its_name() -> None:
+    """Plans and cached features are kept under it; what is new changes only the names of those that use it."""
+    assert repr(Geometry(14, 2, "native", 4, 256)) == (
+        "Geometry(patch=14, merge=2, mode='native', min_tokens=4, max_tokens=256, size=0, rounding='cells', min_tiles=1, "
+        "max_tiles=1, thumbnail=False, tile_grids=())"
+    )
+    names = {repr(Geometry(14, 1, "square", size=224, fit=fit, filter=kernel)) for fit, kernel in USES}
+    assert len(names) == len(USES)
+
+
+USES: tuple[Any, ...] = (("stretch", "bicubic"), ("stretch", "lanczos"), ("crop", "bicubic"), ("pad", "bicubic"))
 
 
 # Tokens by transformers 5.24.0: LlavaNextProcessor (336, patch 14), GotOcr2's tiling (448, 1 to 12, thumbnail, 256 a tile),

@@ -1,6 +1,7 @@
 """Sizes to grids, pixels to patches: limits hold, nothing is lost, the order is the model's."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from data_pipeline.stream.images import decode, patch_places, to_patches, views_of
 from data_pipeline.stream.layout import Geometry, grid_of, layout, picture_layout
-from data_pipeline.stream.resample import bicubic
+from data_pipeline.stream.resample import resize, resize_squared
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -114,8 +115,22 @@ def test_what_is_no_picture_is_a_value_error() -> None:
     assert (decode(sink.getvalue()) == 9).all() and decode(sink.getvalue()).shape == (4, 5, 3)
 
 
+PILLOWS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+
+def passes(picture: np.ndarray, width: int, height: int, kernel: str) -> np.ndarray:
+    """Pillow's result, rows first."""
+    rows = Image.fromarray(picture).resize((width, picture.shape[0]), PILLOWS[kernel])
+    return np.asarray(rows.resize((width, height), PILLOWS[kernel]))
+
+
+@pytest.mark.parametrize("kernel", PILLOWS)
 @pytest.mark.parametrize("seed", range(40))
-def test_resampling_is_pillows_passes_to_the_byte(seed: int) -> None:
+def test_resampling_is_pillows_passes_to_the_byte(seed: int, kernel: Any) -> None:
     random = np.random.default_rng(seed)
     width, height, wanted, tall = (int(2 ** random.uniform(0, 9)) for _ in range(4))
     if seed % 5 == 0:
@@ -123,9 +138,37 @@ def test_resampling_is_pillows_passes_to_the_byte(seed: int) -> None:
     picture = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
     if seed % 3 == 0:
         picture = np.where(picture > 127, 255, 0).astype(np.uint8)  # overshoots are cut
-    rows = Image.fromarray(picture).resize((wanted, height), Image.Resampling.BICUBIC)
-    expected = np.asarray(rows.resize((wanted, tall), Image.Resampling.BICUBIC))
-    assert np.array_equal(bicubic(picture, wanted, tall), expected), (width, height, wanted, tall)
+    expected = passes(picture, wanted, tall, kernel)
+    assert np.array_equal(resize(picture, wanted, tall, kernel), expected), (width, height, wanted, tall)
+    left, top = int(random.integers(0, wanted)), int(random.integers(0, tall))
+    wide, high = int(random.integers(1, wanted - left + 1)), int(random.integers(1, tall - top + 1))
+    part = resize(picture, wanted, tall, kernel, (left, top, wide, high))
+    assert np.array_equal(part, expected[top : top + high, left : left + wide])
+
+
+@pytest.mark.parametrize("kernel", PILLOWS)
+@pytest.mark.parametrize("seed", range(20))
+def test_bars_need_not_be_made(seed: int, kernel: Any) -> None:
+    """What a picture on a square looks like, without that square."""
+    random = np.random.default_rng(seed)
+    width, height, size = (int(2 ** random.uniform(0, 8.5)) for _ in range(3))
+    size = max(width, height) if seed % 7 == 0 else size
+    picture = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    long, fill = max(width, height), (123, 116, 4)
+    square = np.full((long, long, 3), fill, np.uint8)
+    top, left = (long - height) // 2, (long - width) // 2
+    square[top : top + height, left : left + width] = picture
+    assert np.array_equal(resize_squared(picture, size, fill, kernel), passes(square, size, size, kernel))
+
+
+def test_a_strip_costs_no_more_than_what_is_seen_of_it() -> None:
+    """65,535 pixels by 3: cut from 4.9 million rows, or on a square of 4 billion pixels, neither of which is made."""
+    strip = np.full((65535, 3, 3), 9, np.uint8)
+    for fit, value in (("crop", 9), ("pad", 77), ("stretch", 9)):
+        geometry = Geometry(14, 1, "square", size=224, fit=fit, fill=(77, 77, 77))  # type: ignore[arg-type]
+        for picture in (strip, strip.transpose(1, 0, 2)):
+            (view,) = views_of(picture, picture_layout(*picture.shape[1::-1], geometry), 14)
+            assert view.shape == (224, 224, 3) and (view[0, 0] == value).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
