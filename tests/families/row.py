@@ -1,5 +1,6 @@
 """A packed row of random samples on the real path (collate -> inputs), and the same samples one by one."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def views_of(model: Model, batch: Batch) -> Tensor:
     places, bounds = batch.vision.patch_positions, batch.vision.patch_segments
     assert places is not None and bounds is not None
     views = []
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in itertools.pairwise(bounds):
         rows, columns = (places[start:end].max(0) + 1).tolist()
         view = torch.empty(rows, columns, 3, PATCH, PATCH)
         own = torch.from_numpy(places[start:end]).long()

@@ -115,9 +115,7 @@ def _internvl_6b(t: Any) -> Any:
 def _paligemma(t: Any) -> Any:
     vision = {"model_type": "siglip_vision_model", "projection_dim": WIDTH, **VISION}
     text = {**TEXT, "model_type": "gemma", "head_dim": 12}
-    config = t.PaliGemmaConfig(
-        vision_config=vision, text_config=text, image_token_index=IMAGE, projection_dim=WIDTH
-    )
+    config = t.PaliGemmaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE, projection_dim=WIDTH)
     return t.PaliGemmaForConditionalGeneration(config)
 
 
