@@ -22,6 +22,16 @@ class LinkConfig(Config):
     latency_us: float = Field(..., ge=0, description="of one hop of a collective")
 
 
+class EngineConfig(Config):
+    """What DeepSpeed and AdamW take on the host around the work itself, under one ZeRO stage."""
+
+    parameter_us: float = Field(0.0, ge=0, description="around each parameter in a micro-step")
+    module_us: float = Field(0.0, ge=0, description="around each module that is gathered, in a micro-step")
+    element_ns: float = Field(0.0, ge=0, description="of each trained element in a micro-step (gradients kept in fp32)")
+    update_us: float = Field(0.0, ge=0, description="of each parameter in an update")
+    update_ns: float = Field(..., gt=0, description="of each element that a rank updates")
+
+
 class HardwareConfig(Config):
     """What a node is made of. Every figure has a line in `sources`: where it is from, or how it was measured."""
 
@@ -40,6 +50,9 @@ class HardwareConfig(Config):
     memory_efficiency: float = Field(0.8, gt=0, le=1, description="share of it that elementwise kernels reach")
     launch_us: float = Field(0.0, ge=0, description="what an operation costs beside its work")
     host_ms: float = Field(0.0, ge=0, description="of a step on the host that nothing hides")
+    engine: dict[Literal[0, 1, 2, 3], EngineConfig] = Field(
+        {}, description="ZeRO stage -> what the engine takes; without it an update is bytes at memory_gb_per_s"
+    )
     intra_node: LinkConfig
     inter_node: LinkConfig | None = None
     overlap: float = Field(0.0, ge=0, le=1, description="share of a pass's compute that hides collectives beside it")

@@ -84,8 +84,7 @@ class FeatureCache:
     def _block(self, source: int, block: int) -> np.ndarray:
         if (source, block) not in self._blocks:
             path = self.folders[source] / f"{block:05d}.npy"
-            mode = None if is_network(path) else "r"
-            self._blocks[source, block] = np.load(path, mmap_mode=mode, allow_pickle=False)
+            self._blocks[source, block] = np.load(path, mmap_mode=None if is_network(path) else "r", allow_pickle=False)
         return self._blocks[source, block]
 
     def fill(self, mesh: Mesh, progress: bool = True) -> int:

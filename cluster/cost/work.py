@@ -17,12 +17,14 @@ OPTIMIZER_BYTES = 100
 
 @dataclass(frozen=True)
 class Kernel:
-    """One operation of one pass: matrix FLOPs, attention FLOPs, bytes moved, kernels started."""
+    """One operation of one pass: matrix FLOPs, attention FLOPs, bytes that these products move, kernels started, and
+    bytes that kernels of their own move (casts, copies, elementwise work)."""
 
     matrix: float = 0.0
     attention: float = 0.0
     moved: float = 0.0
     kernels: float = 1.0
+    beside: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,21 +76,20 @@ def kernels(
         inputs, outputs = op.inputs / (tp if op.cut == "row" else 1), op.outputs / (tp if op.cut == "column" else 1)
         flops = 2.0 * n * inputs * outputs
         moved = (n * (inputs + outputs) + inputs * outputs) * m
-        if numbers.weight != m:
-            moved += inputs * outputs * (numbers.weight + m)  # the weight is cast
+        cast = inputs * outputs * (numbers.weight + m) if numbers.weight != m else 0.0  # of the weight
         times = live + trained
-        back = Kernel(flops * times, moved=moved * times, kernels=2.0 * times) if times else None
-        return Kernel(flops, moved=moved, kernels=2.0), back
+        back = Kernel(flops * times, 0.0, moved * times, 2.0 * times, cast * times) if times else None
+        return Kernel(flops, 0.0, moved, 2.0, cast), back
     if isinstance(op, Attend):
         return _attention(op, module, load, tp, numbers, live)
     forward, backward, kernels_each = _elementwise(op, n, tp, numbers)
     if isinstance(op, Loss):
         flops = 2.0 * n * op.width * op.vocabulary / tp
-        back = Kernel(2 * flops, moved=backward, kernels=8) if live or trained else None
-        return Kernel(flops, moved=forward, kernels=12), back
+        back = Kernel(2 * flops, beside=backward, kernels=8) if live or trained else None
+        return Kernel(flops, beside=forward, kernels=12), back
     if isinstance(op, Convolutions):
-        return Kernel(n * op.flops, moved=forward, kernels=160), None
-    return Kernel(moved=forward, kernels=kernels_each), Kernel(moved=backward, kernels=2 * kernels_each) if (
+        return Kernel(n * op.flops, beside=forward, kernels=160), None
+    return Kernel(beside=forward, kernels=kernels_each), Kernel(beside=backward, kernels=2 * kernels_each) if (
         live or trained
     ) else None
 
@@ -103,8 +104,10 @@ def _attention(
     turning = 6.0 * n * (wide + kv) * numbers.math
     copies = 8.0 * stretch.gathered * wide * numbers.attention if stretch.padded else 4.0 * n * wide * numbers.math
     started = 12 + 8 * stretch.calls
-    forward = Kernel(attention=flops, moved=turning + copies, kernels=started)
-    return forward, Kernel(attention=2.5 * flops, moved=2 * (turning + copies), kernels=1.5 * started) if live else None
+    forward = Kernel(attention=flops, beside=turning + copies, kernels=started)
+    return forward, Kernel(
+        attention=2.5 * flops, beside=2 * (turning + copies), kernels=1.5 * started
+    ) if live else None
 
 
 def _elementwise(op: Op, n: float, tp: int, numbers: Numbers) -> tuple[float, float, float]:

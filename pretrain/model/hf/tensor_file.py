@@ -46,7 +46,7 @@ class ReadTensors:
     """Tensors of a file that is read, not mapped."""
 
     def __init__(self, path: Path):
-        self._stream: BinaryIO = open(path, "rb")
+        self._stream: BinaryIO = open(path, "rb")  # noqa: SIM115  (closed by __exit__)
         try:
             self._start, self._held = _header(self._stream, path)
         except BaseException:
