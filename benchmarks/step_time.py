@@ -1,0 +1,117 @@
+"""Seconds of a training step: `looksay estimate` with a site that `looksay doctor` wrote, against `looksay train`.
+
+python benchmarks/step_time.py [--site FILE] [--folder FOLDER] [--only N ...]
+
+Doctor measures this machine (or --site takes what it wrote before); each recipe is estimated, then trained for some steps
+by the command as users call it; the quiet quarter of the steps' wall time stands (others may use the machine), the
+median beside it. docs/benchmarks/step_time.md has results.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.support.datasets import samples, write_dataset
+
+STEPS, SKIPPED = 16, 4
+"""The first steps are left out: ZeRO-3 learns its order, workers start."""
+
+MEDIUM = {
+    "model.encoder.width": 256, "model.encoder.depth": 4, "model.encoder.heads": 4, "model.encoder.mlp_width": 1024,
+    "model.decoder.layers": 6, "model.decoder.width": 384, "model.decoder.heads": 6, "model.decoder.kv_heads": 6,
+    "model.decoder.mlp_width": 1024, "data.packing.length": 1024, "data.packing.rows_per_step": 4, "parallel.rows_per_rank": 1,
+}  # fmt: skip
+SMALL = {**MEDIUM, "model.decoder.layers": 4, "model.decoder.width": 256, "model.decoder.heads": 4,
+         "model.decoder.kv_heads": 2, "model.decoder.mlp_width": 704, "data.packing.length": 512}  # fmt: skip
+CASES: list[tuple[str, dict[str, Any], int, int, int, str]] = [  # name, changes, ranks, TP, ZeRO, weights
+    ("tiny_train", {}, 2, 1, 3, "bf16"),
+    ("tiny_train", {}, 2, 1, 0, "fp32"),
+    ("tiny_train", {}, 2, 2, 1, "bf16"),
+    ("small", SMALL, 2, 1, 3, "bf16"),
+    ("small", SMALL, 2, 1, 0, "fp32"),
+    ("small", SMALL, 2, 2, 3, "bf16"),
+    ("medium", MEDIUM, 2, 1, 3, "bf16"),
+    ("medium", MEDIUM, 2, 1, 0, "fp32"),
+    ("medium", MEDIUM, 2, 2, 0, "fp32"),
+    ("tiny_train", {}, 1, 1, 3, "bf16"),
+    ("medium", MEDIUM, 1, 1, 0, "fp32"),
+]
+
+
+def looksay(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "pretrain.cli.main", *words], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"looksay {' '.join(words)}\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
+    return done.stdout
+
+
+def prepare(folder: Path) -> list[str]:
+    """Data and tokenizer; returns the words that point a recipe to them."""
+    data, tokens = folder / "data", folder / "tokens"
+    if not tokens.exists():
+        write_dataset(data, samples(600, 0, sizes=((112, 84), (168, 112), (140, 140), (84, 168), (196, 140))))
+        looksay("data", "tokenizer", str(data), "--out", str(tokens), "--vocab", "1024")
+    return ["--set", f"data.sources=[{{path: {data}}}]", "--set", f"data.tokenizer={tokens}"]
+
+
+def run_case(number: int, site: str, folder: Path, words: list[str]) -> dict[str, Any]:
+    name, changes, ranks, tp, zero, precision = CASES[number]
+    settings = {
+        **changes, "parallel.ranks": ranks, "parallel.tp": tp, "parallel.zero": zero, "parallel.precision": precision,
+        "data.packing.window_steps": 16, "stage.steps": STEPS, "checkpoint.every": 1000, "optim.warmup_steps": 2,
+    }  # fmt: skip
+    words = [*words, *(word for key, value in settings.items() for word in ("--set", f"{key}={value}"))]
+    told = ["estimate", "tiny_train", "--site", site, "--ranks", str(ranks), "--json", *words]
+    estimate = json.loads(looksay(*told))
+    simulated = json.loads(looksay(*told, "--simulate", "--mtbf-hours", "1e6", "--steps", "50"))["step_seconds"]
+    run = folder / f"run-{number}"
+    looksay("train", "tiny_train", "--run", str(run), *words)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    seconds = sorted(row["seconds"]["total"] for row in rows if "seconds" in row and row["step"] > SKIPPED)
+    return {
+        "name": name, "ranks": ranks, "tp": tp, "zero": zero, "weights": precision,
+        "parameters": sum(row["whole"] for row in estimate["parameters"].values()),
+        "measured": median(seconds[: max(1, len(seconds) // 2)]), "median": median(seconds),
+        "estimate": estimate["seconds"]["total"], "parts": estimate["seconds"], "simulated": simulated["mean"],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--site")
+    parser.add_argument("--folder", default=tempfile.gettempdir() + "/looksay-step-time")
+    parser.add_argument("--only", type=int, nargs="*")
+    args = parser.parse_args()
+    folder = Path(args.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+    site = args.site or str(folder / "site.yaml")
+    if args.site is None:
+        looksay("doctor", "--write-site", site, "--storage", str(folder))
+    words = prepare(folder)
+    print("| recipe | M parameters | ranks | TP | ZeRO | weights | measured s | (median) | estimate s | error | simulator |")
+    print("|---" * 11 + "|")
+    errors = []
+    for number in args.only if args.only is not None else range(len(CASES)):
+        found = run_case(number, site, folder, words)
+        error, simulator = (found[key] / found["measured"] - 1 for key in ("estimate", "simulated"))
+        errors.append(abs(error))
+        print(
+            f"| {found['name']} | {found['parameters'] / 1e6:.1f} | {found['ranks']} | {found['tp']} | {found['zero']} | "
+            f"{found['weights']} | {found['measured']:.3f} | {found['median']:.3f} | {found['estimate']:.3f} | {error:+.0%} | "
+            f"{simulator:+.0%} |",
+            flush=True,
+        )
+        print("  " + ", ".join(f"{key} {value:.3f}" for key, value in found["parts"].items()), file=sys.stderr, flush=True)
+    within = [sum(error <= limit for error in errors) for limit in (0.15, 0.25)]
+    print(f"\n{within[1]} of {len(errors)} within 25 %, {within[0]} within 15 %")
+
+
+if __name__ == "__main__":
+    main()
