@@ -173,7 +173,7 @@ def time_command() -> None:
 
 
 def main() -> None:
-    from benchmarks.estimate_published import compare_published
+    from benchmarks.published_runs import compare_published
 
     verbs: dict[str, Callable[[], None]] = {
         "bytes": compare_bytes,

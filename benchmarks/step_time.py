@@ -95,7 +95,9 @@ def main() -> None:
     if args.site is None:
         looksay("doctor", "--write-site", site, "--storage", str(folder))
     words = prepare(folder)
-    print("| recipe | M parameters | ranks | TP | ZeRO | weights | measured s | (median) | estimate s | error | simulator |")
+    print(
+        "| recipe | M parameters | ranks | TP | ZeRO | weights | measured s | (median) | estimate s | error | simulator |"
+    )
     print("|---" * 11 + "|")
     errors = []
     for number in args.only if args.only is not None else range(len(CASES)):
@@ -108,7 +110,9 @@ def main() -> None:
             f"{simulator:+.0%} |",
             flush=True,
         )
-        print("  " + ", ".join(f"{key} {value:.3f}" for key, value in found["parts"].items()), file=sys.stderr, flush=True)
+        print(
+            "  " + ", ".join(f"{key} {value:.3f}" for key, value in found["parts"].items()), file=sys.stderr, flush=True
+        )
     within = [sum(error <= limit for error in errors) for limit in (0.15, 0.25)]
     print(f"\n{within[1]} of {len(errors)} within 25 %, {within[0]} within 15 %")
 
