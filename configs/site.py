@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from configs.base import Config
 from configs.errors import UserError
 from configs.listing import ENDINGS, SITES, find_sites, nearest
-from configs.scheduler import ContainerConfig, SchedulerConfig
+from configs.scheduler import ContainerConfig, SchedulerConfig, StageConfig
 
 MAX_EXTENDS = 10
 
@@ -154,6 +154,7 @@ def _sentence(problem: Any) -> str:
             "hardware": HardwareConfig,
             "scheduler": SchedulerConfig,
             "scheduler.container": ContainerConfig,
+            "scheduler.stage_env": StageConfig,
         }
         known = holders.get(path.rpartition(".")[0], SiteConfig).model_fields
         return f"unknown key {path}: {nearest(str(problem['loc'][-1]), known)}"
