@@ -49,7 +49,9 @@ class StageConfig(Config):
     import from a shared file system."""
 
     archive: Line = Field(..., description="tar of a Python environment (tar -C VENV -cf env.tar .), seen by all nodes")
-    folder: Line = Field("/tmp", description="on each node's own disk; the environment goes to a folder of the job's own in it")
+    folder: Line = Field(
+        "/tmp", description="on each node's own disk; the environment goes to a folder of the job's own in it"
+    )
 
     @field_validator("folder")
     @classmethod

@@ -18,6 +18,8 @@ LEAST_GB, ENOUGH_GB = 3.0, 8.0
 """A rank of a tiny model takes 1.2 GB with all that it imports."""
 FILES = 4096
 """Open files: loaders, connections, logs of a node's ranks."""
+BUSY = 1.5
+"""Processes that want to run, for each processor, from which on they are in each other's way."""
 FLAGS = ("amx_bf16", "avx512_bf16")
 GPU_FIELDS = "name,memory.total,memory.used,driver_version,ecc.errors.uncorrected.volatile.total"
 
@@ -47,6 +49,11 @@ def _processor(root: Path) -> Finding:
     if quota is not None and quota < mine:
         fix = f"give the container or job {mine} processors, or set parallel.ranks to {max(1, int(quota))}"
         return Finding("processor", "warn", f"{said}; limited to the time of {quota:g}", fix, figures)
+    load = os.getloadavg()[0]
+    figures["load"] = load
+    if load > BUSY * (os.cpu_count() or 1):
+        fix = "see who (`top`), or wait: figures of several ranks, collectives above all, are lower than on a quiet machine"
+        return Finding("processor", "warn", f"{said}; busy (load {load:.1f})", fix, figures)
     return Finding("processor", "ok", said, figures=figures)
 
 

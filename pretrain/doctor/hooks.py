@@ -5,7 +5,6 @@ what a parameter and a gathered module take, a wide one what an element does.
 """
 
 import gc
-import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.training import OptimConfig, ParallelConfig
+from pretrain.doctor.peaks import clock
 from pretrain.engine import Engine
 from pretrain.mesh import Mesh, math_dtype, param_dtype, synchronize
 from pretrain.model.linear import Builder, WholeLinear
@@ -126,7 +126,8 @@ def _input(mesh: Mesh, dtype: torch.dtype, width: int) -> Tensor:
 
 
 def _seconds(work: Callable[[], Any], mesh: Mesh) -> float:
-    start = time.perf_counter()
+    now = clock(mesh)
+    start = now()
     work()
     synchronize(mesh.device)
-    return time.perf_counter() - start
+    return now() - start

@@ -217,7 +217,14 @@ def test_the_environment_goes_to_the_nodes_own_disk(tmp_path: Path, folder: str)
     done = play(tmp_path, render(job(nodes=1), config), run, SEEN=str(tmp_path / "seen"))
     assert done.returncode == 0, done.stderr + done.stdout
     seen = (tmp_path / "seen").read_text().splitlines()
-    assert seen == [f"{local}/looksay-{os.getuid()}-7/bin/python", "-P", "-m", "pretrain.cli.main", "train", "mine.yaml"]
+    assert seen == [
+        f"{local}/looksay-{os.getuid()}-7/bin/python",
+        "-P",
+        "-m",
+        "pretrain.cli.main",
+        "train",
+        "mine.yaml",
+    ]
     assert not list(local.iterdir()) and not list(tmp_path.rglob("broke_out"))
 
 

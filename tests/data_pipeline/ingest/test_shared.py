@@ -39,7 +39,7 @@ def test_the_group_can_read_what_the_umask_allows(tmp_path: Path, capsys: pytest
     with no_ray():
         assert main(["data", "build", "photos", "data"]) == 0
     out = capsys.readouterr().out
-    files = [path for path in (tmp_path / "data").rglob("*")]
+    files = list((tmp_path / "data").rglob("*"))
     for path in (tmp_path / "data", *files):
         mode = stat.S_IMODE(path.stat().st_mode)
         wanted = 0o750 if path.is_dir() else 0o640
