@@ -59,10 +59,10 @@ def _processor(root: Path) -> Finding:
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """Processors' worth of time that a control group gives this process; None: no limit."""
-    words = _read(_group(root, "cpu") / "cpu.max").split()
+    words = _read(_group(root, "cpu.max") / "cpu.max").split()
     if len(words) == 2 and words[0] != "max":
         return int(words[0]) / int(words[1])
-    quota, period = (_number(_group(root, "cpu") / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    quota, period = (_number(_group(root, "cpu.cfs") / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
     return quota / period if quota is not None and period and quota > 0 else None
 
 
@@ -133,7 +133,7 @@ def _memory(root: Path) -> Finding:
 
 def memory_limit(root: Path = Path("/")) -> tuple[int | None, int]:
     """(bytes that a control group allows, bytes in use in it); None: no limit below what any machine has."""
-    group = _group(root, "memory")
+    group = _group(root, "memory.max")
     for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
         most = _number(group / limit)
         if most is not None and most < 1 << 60:
@@ -141,9 +141,9 @@ def memory_limit(root: Path = Path("/")) -> tuple[int | None, int]:
     return None, 0
 
 
-def _group(root: Path, kind: str) -> Path:
-    """This process's control group: of cgroup v1's controller `kind`, or of v2."""
-    unified = ""
+def _group(root: Path, file: str) -> Path:
+    """This process's control group: of cgroup v1's controller that a file belongs to, or of v2."""
+    unified, kind = "", file.partition(".")[0]
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if kind in controllers.split(","):
