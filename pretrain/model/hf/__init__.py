@@ -10,6 +10,7 @@ family.py     what a family is: its composition, its table, the spellings of its
 text.py       language models: Llama, Mistral, Qwen2, Qwen3, Gemma, OPT
 towers.py     vision towers: CLIP, SigLIP, InternViT, EVA
 llava.py      LLaVA-1.5, LLaVA-NeXT, LLaVA's linear projector
+original_llava.py  LLaVA v1 and v1.5 as their own code publishes them, Yi-VL
 paligemma.py  PaliGemma
 internvl.py   InternVL 2.5 and 3
 idefics3.py   Idefics3, SmolVLM

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from configs.errors import UserError
 from configs.model import ModelConfig
-from pretrain.model.hf import blip2, idefics3, internvl, llava, paligemma, qwen2_vl
+from pretrain.model.hf import blip2, idefics3, internvl, llava, original_llava, paligemma, qwen2_vl
 from pretrain.model.hf.family import Config, Family
 from pretrain.model.hf.published import Published
 from pretrain.model.hf.rules import Rule
@@ -25,6 +25,8 @@ FAMILIES = {
 
 def family_of(config: Config, where: str) -> Family:
     """Raises UserError where `model_type` is none that is known."""
+    if "mm_vision_tower" in config:  # with the same model_type as transformers' LLaVA
+        return original_llava.FAMILY
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise UserError(f"{where} has model_type {kind!r}: what can be imported is {', '.join(sorted(FAMILIES))}")
@@ -54,7 +56,7 @@ def match(published: Published) -> Matched:
         name = names.get(rule.theirs)
         if name is None:
             raise UserError(
-                f"{published.folder} lacks {family.published_name(rule.theirs)}: fetch it again, or correct config.json"
+                f"{published.folder} lacks {family.published_name(rule.theirs)}: {family.remedy(rule.theirs)}"
             )
         shape = published.shape(name)
         if shape != rule.published:
