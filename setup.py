@@ -31,7 +31,7 @@ setup(
         "tokenizers>=0.21",
         "safetensors>=0.5",
         "numpy>=1.26",
-        "pydantic>=2.9",
+        "pydantic>=2.12",
         "pyarrow>=17",
         "pyyaml>=6",
         "tqdm>=4.66",

@@ -10,11 +10,15 @@
    pretrain/mesh.py makes groups of it
 ```
 
-place.py   which rank this process is, read from torchrun's, SLURM's or our launcher's environment
+place.py   which rank or node this process is, read from torchrun's, SLURM's, Ray's or our launcher's environment
+hostlist.py  SLURM's short forms of hosts and tasks
+interface.py  the network interface towards the other nodes; settings of NCCL, gloo and threads for the log
+gather.py  before ranks start: the nodes meet in the run's folder, which proves that they share it
 preempt.py signals and the end of the job's time set a flag
 heartbeat.py  signs of life of all ranks, and who is to blame
 warm.py    a process with the heavy imports done, of which ranks are forked
 ranks.py   ranks as processes: forked from the warm one, or started afresh
 launch.py  local ranks: a fresh port, a log each, all ended when one fails, and what that one said last
+schedulers/  a command as a job: the script, and SLURM's own commands
 cost/      what a recipe needs and takes on a site, by arithmetic: memory, traffic, FLOPs, seconds, failures
 """

@@ -1,7 +1,7 @@
 """Start ranks on this machine, watch them, and say what went wrong when one ends badly.
 
 Ranks come from a nursery (cluster/ranks.py), whose Python does not look into the working folder. Each rank's output goes
-to `LOG_DIR/rank-N.log`; rank 0's is echoed.
+to `LOG_DIR/rank-N.log`; rank 0's is echoed. Where the job has several nodes, each runs this for its own ranks.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.place import Node
 from cluster.ranks import Nursery, Rank
 from configs.errors import FAILED, NO_REQUEUE, REQUEUE, USAGE, RunError
 
@@ -22,7 +23,7 @@ LAST_LINES = 20
 GRACE_SECONDS, AFTER_FAILURE_SECONDS = 10.0, 2.0
 CARRIED = (USAGE, REQUEUE, NO_REQUEUE)
 START = "--- start"
-LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "gloo::", "NCCL error")
+LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "gloo::", "NCCL error", "lost a peer")
 
 
 class RankFailure(RunError):
@@ -30,6 +31,7 @@ class RankFailure(RunError):
 
     def __init__(self, rank: int, status: int, log: Path, lines: Sequence[str]):
         self.rank, self.status, self.log, self.lines = rank, status, log, list(lines)
+        self.lost_peer = any(mark in line for mark in LOST_PEER for line in lines)
         self.exit_code = status if status in CARRIED else FAILED
         what = f"exit code {status}" if status >= 0 else f"signal {-status} ({_name_of_signal(-status)})"
         if status == REQUEUE:
@@ -59,18 +61,20 @@ def launch(
     threads: int | None = None,
     env: Mapping[str, str] | None = None,
     on_start: Callable[[list[int]], None] | None = None,
+    node: Node | None = None,
 ) -> None:
     """Run `ranks` ranks of a nursery and wait for all of them. SIGTERM and SIGUSR1 are passed on to them.
 
     Args:
         threads: OMP_NUM_THREADS of each rank; none leaves it.
+        node: this one of the job's nodes, where there are several.
         on_start: gets the process ids.
     Raises:
         RankFailure: the first rank that failed; the others are ended.
     """
     folder = Path(log_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port, first = free_port(), node.node * node.ranks if node is not None else 0
     started: list[Rank] = []
     files: list[Any] = []
     echo: threading.Thread | None = None
@@ -78,11 +82,11 @@ def launch(
     with _passing_on(started) as stopped:
         try:
             for rank in range(ranks):
-                log = (folder / f"rank-{rank}.log").open("ab", buffering=0)
+                log = (folder / f"rank-{first + rank}.log").open("ab", buffering=0)
                 log.write(f"{START} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
                 files.append(log)
-                reader, writer = os.pipe() if rank == 0 else (None, log.fileno())
-                environment = rank_environment(rank, ranks, port, threads, env)
+                reader, writer = os.pipe() if first + rank == 0 else (None, log.fileno())
+                environment = rank_environment(rank, ranks, port, threads, env, node)
                 started.append(nursery.start(arguments, environment, writer))
                 if reader is not None:
                     os.close(writer)
@@ -99,10 +103,10 @@ def launch(
             for log in files:
                 log.close()
     if failed:
-        cause = _cause(failed, started, folder)
-        path = folder / f"rank-{cause}.log"
+        cause = _cause(failed, started, folder, first)
+        path = folder / f"rank-{first + cause}.log"
         status = REQUEUE if stopped else started[cause].returncode or FAILED
-        raise RankFailure(cause, status, path, last_lines(path))
+        raise RankFailure(first + cause, status, path, last_lines(path))
 
 
 @contextlib.contextmanager
@@ -128,18 +132,23 @@ def _passing_on(started: list[Rank]) -> Iterator[list[int]]:
 
 
 def rank_environment(
-    rank: int, ranks: int, port: int, threads: int | None, more: Mapping[str, str] | None
+    rank: int,
+    ranks: int,
+    port: int,
+    threads: int | None,
+    more: Mapping[str, str] | None,
+    node: Node | None = None,
 ) -> dict[str, str]:
     """The environment of a local rank, as torchrun would set it."""
     env = dict(os.environ)
     env |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
+        "RANK": str(rank + (node.node * node.ranks if node else 0)),
+        "WORLD_SIZE": str(node.world if node else ranks),
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": str(ranks),
-        "GROUP_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "GROUP_RANK": str(node.node if node else 0),
+        "MASTER_ADDR": node.master_addr if node else "127.0.0.1",
+        "MASTER_PORT": str(node.master_port if node else port),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "LOOKSAY_LAUNCHED": "1",
@@ -185,11 +194,11 @@ def _wait(processes: list[Rank]) -> list[int]:
         time.sleep(0.05)
 
 
-def _cause(failed: list[int], processes: list[Rank], folder: Path) -> int:
+def _cause(failed: list[int], processes: list[Rank], folder: Path, first: int) -> int:
     """Of ranks that failed together: one that does not merely miss its peer; among these, one that a signal ended."""
 
     def blame(rank: int) -> tuple[bool, bool, int]:
-        missing = any(mark in line for line in last_lines(folder / f"rank-{rank}.log") for mark in LOST_PEER)
+        missing = any(mark in line for line in last_lines(folder / f"rank-{first + rank}.log") for mark in LOST_PEER)
         return (missing, (processes[rank].returncode or 0) >= 0, failed.index(rank))
 
     return min(failed, key=blame)

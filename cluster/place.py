@@ -1,10 +1,16 @@
-"""Which rank this process is: read from the environment of torchrun, SLURM or our own launcher."""
+"""Which rank or node this process is: read from the environment of torchrun, SLURM, Ray or our own launcher.
 
-import re
+Ranks that Ray starts get torchrun's variables. Under `looksay submit` SLURM starts one launcher a node, which starts ranks.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cluster.hostlist import first_host, hosts_of, tasks_on_node
 from configs.errors import UserError
+
+RANKS_PER_NODE = "LOOKSAY_RANKS_PER_NODE"
+"""Set by the script of `looksay submit`: this process is to start so many ranks, as all the job's nodes do."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,60 @@ class Place:
     master_addr: str
     master_port: int
     launcher: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a job, on which this process starts `ranks` ranks. `attempt` names this start of the job."""
+
+    node: int
+    nodes: int
+    ranks: int
+    hosts: tuple[str, ...]
+    master_addr: str
+    master_port: int
+    job: str
+    attempt: str
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.ranks
+
+    @property
+    def host(self) -> str:
+        return self.hosts[self.node]
+
+
+def find_node(environ: Mapping[str, str]) -> Node | None:
+    """The node that this process launches ranks on, if a script of `looksay submit` started it; else None.
+
+    Raises:
+        UserError: a variable is missing or not a number.
+    """
+    if RANKS_PER_NODE not in environ or "RANK" in environ:
+        return None
+    step = _slurm_started_a_step(environ)
+    hosts = hosts_of(environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")) if step else []
+    hosts, node = hosts or ["127.0.0.1"], _number(environ, "SLURM_NODEID", 0) if step else 0
+    if node >= len(hosts):
+        raise UserError(f"SLURM_NODEID={node} in the environment is beyond the {len(hosts)} nodes of {hosts[0]}, ...")
+    job = environ.get("SLURM_JOB_ID", "0")
+    return Node(
+        node=node,
+        nodes=len(hosts),
+        ranks=_number(environ, RANKS_PER_NODE),
+        hosts=tuple(hosts),
+        master_addr=environ.get("MASTER_ADDR") or hosts[0],
+        master_port=_number(environ, "MASTER_PORT", _port_of_step(environ)),
+        job=job,
+        attempt=f"{job}.{environ.get('SLURM_RESTART_COUNT') or 0}",
+    )
+
+
+def world_of(environ: Mapping[str, str], alone: int) -> int:
+    """Ranks of the job; `alone` where nobody launched us."""
+    node, place = find_node(environ), find_place(environ)
+    return node.world if node is not None else place.world if place is not None else alone
 
 
 def find_place(environ: Mapping[str, str]) -> Place | None:
@@ -39,7 +99,7 @@ def find_place(environ: Mapping[str, str]) -> Place | None:
             master_port=_number(environ, "MASTER_PORT"),
             launcher="torchrun",
         )
-    if "SLURM_PROCID" in environ and _slurm_started_a_step(environ):
+    if "SLURM_PROCID" in environ and RANKS_PER_NODE not in environ and _slurm_started_a_step(environ):
         world = _number(environ, "SLURM_STEP_NUM_TASKS", _number(environ, "SLURM_NTASKS", 1))
         if world <= 1:
             return None
@@ -71,44 +131,6 @@ def _port_of_step(environ: Mapping[str, str]) -> int:
     """
     job, step = _number(environ, "SLURM_JOB_ID", 0), _number(environ, "SLURM_STEP_ID", 0)
     return 12000 + (job + 1009 * step + 4001 * _number(environ, "SLURM_RESTART_COUNT", 0)) % 20000
-
-
-def first_host(nodelist: str) -> str:
-    """First host of a SLURM node list.
-
-    >>> first_host("gpu[003-007,012],cpu1")
-    'gpu003'
-    >>> first_host("n1,n2")
-    'n1'
-    >>> first_host("rack[1-2]n[08,10]-ib")
-    'rack1n08-ib'
-    """
-    if not nodelist:
-        return "127.0.0.1"
-    host, rest = "", nodelist
-    while True:
-        plain = re.match(r"[^,\[]*", rest)
-        assert plain is not None  # it matches the empty string too
-        host, rest = host + plain.group(), rest[plain.end() :]
-        if not rest.startswith("["):
-            return host
-        inside, _, rest = rest[1:].partition("]")
-        host += re.split("[,-]", inside)[0]
-
-
-def tasks_on_node(tasks: str, node: int) -> int:
-    """Tasks on one node, from SLURM's short form.
-
-    >>> [tasks_on_node("4(x2),1", node) for node in range(3)]
-    [4, 4, 1]
-    """
-    counts: list[int] = []
-    for part in tasks.split(","):
-        form = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
-        if form is None:
-            raise UserError(f"SLURM_TASKS_PER_NODE={tasks!r} in the environment is not SLURM's form, such as 4(x2),1")
-        counts += [int(form[1])] * int(form[2] or 1)
-    return counts[node] if node < len(counts) else counts[-1]
 
 
 def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -14,6 +14,13 @@ class FolderSource(Config):
 
     type: Literal["folder"] = "folder"
     path: str
+    frames: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda value: value is None,
+        description="each folder of pictures is one sample (a video), of so many of them, evenly chosen; NAME.txt or "
+        "NAME.json stands beside folder NAME; none: each picture is a sample",
+    )
 
 
 class TableSource(Config):

@@ -8,6 +8,9 @@ from pydantic import Field, ValidationError, model_validator
 from configs.base import Config
 from configs.errors import UserError
 from configs.listing import ENDINGS, SITES, find_sites, nearest
+from configs.scheduler import ContainerConfig, SchedulerConfig
+
+MAX_EXTENDS = 10
 
 
 class LinkConfig(Config):
@@ -64,17 +67,39 @@ class SiteConfig(Config):
     """One cluster."""
 
     name: str
-    hardware: HardwareConfig
-    scheduler: dict[str, Any] | None = Field(None, description="how jobs are submitted")
+    hardware: HardwareConfig | None = Field(None, description="what estimates need")
+    scheduler: SchedulerConfig | None = Field(None, description="how jobs are submitted")
 
 
 def load_site(name: str) -> SiteConfig:
-    """A packaged site by name, or the YAML file of one.
+    """A packaged site by name, or the YAML file of one. `extends: SITE` lies below what the file says itself.
 
     Raises:
         UserError: there is none (says the nearest name), or a key is wrong.
     """
-    path = Path(name)
+    path = _path_of(name)
+    tree = _tree_of(path)
+    try:
+        return SiteConfig.model_validate({"name": path.stem, **tree})
+    except ValidationError as error:
+        said = [_sentence(problem) for problem in error.errors()]
+    raise UserError(f"site {path}: {'; '.join(said)}")
+
+
+def load_hardware(name: str) -> HardwareConfig:
+    """The hardware of a site.
+
+    Raises:
+        UserError: as `load_site`; or the site does not say what it is made of.
+    """
+    hardware = load_site(name).hardware
+    if hardware is None:
+        raise UserError(f"site {name} has no hardware: add it, or `extends: h100-8x` or another of {SITES}")
+    return hardware
+
+
+def _path_of(name: str, beside: Path | None = None) -> Path:
+    path = Path(name) if beside is None else beside / name
     if path.suffix not in ENDINGS:
         known = find_sites()
         if name not in known:
@@ -82,10 +107,10 @@ def load_site(name: str) -> SiteConfig:
         path = known[name]
     if not path.is_file():
         raise UserError(f"site file {path} does not exist: check the path, or start from one in {SITES}")
-    return _checked(path)
+    return path
 
 
-def _checked(path: Path) -> SiteConfig:
+def _tree_of(path: Path, depth: int = 0) -> dict[str, Any]:
     import yaml
 
     try:
@@ -94,20 +119,34 @@ def _checked(path: Path) -> SiteConfig:
         raise UserError(f"site {path} is not YAML: {' '.join(str(error).split())}; correct that line") from None
     if not isinstance(tree, dict):
         raise UserError(f"site {path} holds {type(tree).__name__}, not keys and values: start from one in {SITES}")
-    try:
-        return SiteConfig.model_validate({"name": path.stem, **tree})
-    except ValidationError as error:
-        said = [_sentence(problem) for problem in error.errors()]
-    raise UserError(f"site {path}: {'; '.join(said)}")
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    if depth >= MAX_EXTENDS:
+        raise UserError(f"site {path} extends itself, or more than {MAX_EXTENDS} others: break the chain")
+    packaged = Path(str(base)).suffix not in ENDINGS
+    return _merged(_tree_of(_path_of(str(base), None if packaged else path.parent), depth + 1), tree)
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
 
 
 def _sentence(problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = HardwareConfig.model_fields if path.startswith("hardware.") else SiteConfig.model_fields
+        holders: dict[str, type[Config]] = {
+            "hardware": HardwareConfig,
+            "scheduler": SchedulerConfig,
+            "scheduler.container": ContainerConfig,
+        }
+        known = holders.get(path.rpartition(".")[0], SiteConfig).model_fields
         return f"unknown key {path}: {nearest(str(problem['loc'][-1]), known)}"
     if problem["type"] == "missing":
         return f"key {path} is missing: set it"
     if problem["type"] == "value_error":
-        return f"{path}: {problem['msg'].removeprefix('Value error, ')}"
+        said = str(problem["msg"]).removeprefix("Value error, ")
+        return f"{path}: {said}"
     return f"{path} is {problem['input']!r}: {problem['msg'][0].lower() + problem['msg'][1:]}"

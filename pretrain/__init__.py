@@ -38,6 +38,8 @@ row_loads.py     a plan's rows (or an assumption) as the cost model's counts
 memory.py        where a rank's memory goes, and what to say when it runs out
 session.py       several jobs in one start of the ranks
 restarting.py    local ranks, started again after a failure
+attempts.py      starts and failures of a scheduler's job: one that gets nowhere is not queued for ever
+run_status.py    how far a run is, for `looksay status`
 run_folder.py    the run folder as a contract
 provenance.py    commit, versions, system
 importing.py     a published model becomes a run at step 0

@@ -78,7 +78,7 @@ def measured_shapes(recipe: TrainRecipe, vocabulary: int, batch: Batch) -> dict[
         model = make_model(recipe.model, vocabulary, mesh, parallel.precision, parallel.math, recipe.seed)
         inputs = to_inputs(batch, mesh.device)
         features = model.encode(inputs)
-        projected = model.projector(features)
+        projected = model.projector(features, max(1, inputs.views))
         x = model.embed(inputs, features)
         hidden = model.decoder(x, inputs.positions, inputs.segments)
         logits = model.decoder.logits(hidden[inputs.picked])

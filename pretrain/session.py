@@ -17,8 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.gather import gather
 from cluster.heartbeat import Heart
-from cluster.place import find_place
+from cluster.interface import cores, interface_towards, settings_of
+from cluster.place import Node, find_node, find_place
 from configs.errors import DONE, FAILED, REQUEUE, USAGE, RunError, UserError
 from configs.training import ParallelConfig
 from data_pipeline.storage import put
@@ -46,10 +48,29 @@ def run_jobs(
     if find_place(os.environ) is not None:
         _run_scheduled(list(jobs))
         return
-    path = Path(log_dir) / "jobs.json"
+    path, node = Path(log_dir) / "jobs.json", find_node(os.environ)
     put(str(path), json.dumps(list(jobs), indent=1).encode())
-    threads = max(1, (os.cpu_count() or 1) // ranks)
-    start_ranks(str(path), jobs, ranks, str(log_dir), threads, on_start)
+    if node is not None:
+        ranks = node.ranks
+        join_nodes(node, Path(log_dir))
+    start_ranks(str(path), jobs, ranks, str(log_dir), max(1, cores() // ranks), on_start, node=node)
+
+
+def join_nodes(node: Node, log_dir: Path, refused: str | None = None) -> None:
+    """Meet the other nodes of a scheduler's job, and choose the interface that leads to them.
+
+    Raises:
+        Apart: they do not share the folder, or one of them cannot begin.
+    """
+    if node.nodes > 1:
+        gather(log_dir, node, refused)
+        interface = interface_towards(node.hosts, node.host)
+        if interface is not None:  # gloo would listen where the machine's own name leads, often loopback
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if node.node == 0:
+        where = f"{node.nodes} node{'s' if node.nodes > 1 else ''} x {node.ranks} ranks"
+        at = f", meeting at {node.master_addr}:{node.master_port}" if node.nodes > 1 else ""
+        print(f"job {node.attempt}: {where}{at}; settings: {settings_of(os.environ)}", flush=True)
 
 
 def _run_scheduled(jobs: list[dict[str, Any]]) -> None:

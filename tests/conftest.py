@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a GPU; torch finds none on this machine"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
+    """Where real schedulers were installed for the tests (.ci/run says so), a `cluster` test that is skipped fails."""
+    report: Any = yield
+    if report.skipped and item.get_closest_marker("cluster") and os.environ.get("LOOKSAY_CLUSTER_TESTS") == "required":
+        report.outcome, report.longrepr = "failed", f"a cluster test was skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

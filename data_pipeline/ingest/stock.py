@@ -170,8 +170,8 @@ def _records(path: str) -> Iterator[Record]:
 
 
 def _mark(record: Record) -> int:
-    """A picture of a folder is known by its path."""
-    return xxhash.xxh3_64_intdigest("\0".join(ref.path for ref in record.images).encode())
+    """A picture of a folder, or a folder of frames, is known by its path, whichever frames were chosen."""
+    return xxhash.xxh3_64_intdigest(record.provenance["file"].encode())
 
 
 def scratch() -> "tempfile.TemporaryDirectory[str]":

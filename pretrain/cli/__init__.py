@@ -22,5 +22,7 @@ exchange.py   import, export
 run.py        train, evaluate, generate, report
 estimate.py   estimate: a recipe on a site
 estimate_text.py  its results as trees for programs and tables for people
+submit.py     submit, status, cancel
+stages_of.py  a command line as a job of a cluster
 preflight.py  what a training recipe needs, checked without torch
 """

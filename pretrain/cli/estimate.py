@@ -74,10 +74,10 @@ def _estimate(args: argparse.Namespace) -> int:
 def estimator_of(args: argparse.Namespace) -> Any:
     """(Estimator, notes on what was assumed) of the command's arguments."""
     from cluster.cost.estimate import Estimator
-    from configs.site import load_site
+    from configs.site import load_hardware
     from pretrain.row_loads import vocabulary_of
 
-    site = load_site(args.site)
+    hardware = load_hardware(args.site)
     recipe = _recipe(args)
     notes: list[str] = []
     vocabulary = args.vocabulary or vocabulary_of(recipe)
@@ -86,7 +86,7 @@ def estimator_of(args: argparse.Namespace) -> Any:
         notes.append(f"vocabulary: {VOCABULARY} assumed, {recipe.data.tokenizer} is not here (--vocabulary)")
     rows = _rows(args, recipe, notes)
     notes.append(f"rows: {rows.source}")
-    hardware, precision = site.hardware, recipe.parallel.precision
+    precision = recipe.parallel.precision
     fast = precision == "bf16" and recipe.parallel.math != "fp32" and "bf16" in hardware.peak_tflops
     math = "bf16" if fast else "fp32"
     return Estimator(recipe, hardware, vocabulary, rows, math, hardware.attention or math), notes

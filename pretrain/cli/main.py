@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from configs.errors import DONE, FAILED, USAGE, RunError, UserError
-from pretrain.cli import checkpoints, data, estimate, exchange, recipes, run, start
+from pretrain.cli import checkpoints, data, estimate, exchange, recipes, run, start, submit
 from pretrain.cli.parser import Parser
 
 INTERRUPTED = 130
@@ -26,7 +26,10 @@ ABOUT = """From pairs of pictures and text to a model that answers questions abo
           checkpoint  list | verify | prune
           import      a published model becomes a run at step 0
           export      a run as its family is published
-  cluster estimate    memory, time and cost of a recipe on a site"""
+  cluster estimate    memory, time and cost of a recipe on a site
+          submit      a command as a job of a cluster
+          status      how far a run is
+          cancel      take a run off the queue"""
 
 EXAMPLES = """examples:
   looksay demo
@@ -45,7 +48,7 @@ def make_parser() -> Parser:
     groups = parser.add_subparsers(
         dest="verb", metavar="VERB", prog="looksay", help=argparse.SUPPRESS, parser_class=Parser
     )
-    for module in (start, recipes, data, run, checkpoints, exchange, estimate):
+    for module in (start, recipes, data, run, checkpoints, exchange, estimate, submit):
         module.add_verbs(groups)
     return parser
 

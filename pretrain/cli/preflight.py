@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.place import find_place
+from cluster.gather import gather
+from cluster.place import find_node, find_place, world_of
 from configs.errors import UserError
 from configs.load import load_recipe
 from configs.schema import TrainRecipe
@@ -48,13 +49,22 @@ def check_data(recipe: TrainRecipe) -> None:
 
 
 def check_training(recipe: TrainRecipe, run: str) -> None:
-    """Everything that `train` can know to be impossible before it starts.
+    """Everything that `train` can know to be impossible before it starts. What one node of a job refuses, all do.
 
     Raises:
         UserError: parallel sizes, data, start_from or the run folder do not fit.
     """
-    place = find_place(os.environ)
-    ranks = place.world if place is not None else recipe.parallel.ranks
+    try:
+        _check_training(recipe, run)
+    except UserError as error:
+        node = find_node(os.environ)
+        if node is not None and node.nodes > 1:
+            gather(Path(run) / "logs", node, str(error))
+        raise
+
+
+def _check_training(recipe: TrainRecipe, run: str) -> None:
+    ranks = world_of(os.environ, recipe.parallel.ranks)
     if ranks % recipe.parallel.tp:
         fits = [n for n in range(1, ranks + 1) if ranks % n == 0]
         raise UserError(
@@ -84,5 +94,5 @@ def check_run(spec: str, key: str = "") -> None:
 
 def first_here() -> bool:
     """This process is nobody's rank, or the first one: what is for people is printed once."""
-    place = find_place(os.environ)
-    return place is None or place.rank == 0
+    place, node = find_place(os.environ), find_node(os.environ)
+    return (place is None or place.rank == 0) and (node is None or node.node == 0)

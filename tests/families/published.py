@@ -26,12 +26,14 @@ TEXT = {
 IMAGE, CELLS = 330, 9
 
 
-def randomise(model: Any, seed: int) -> None:
-    """Every parameter random; what scales a norm stays near one."""
+def randomise(model: Any, seed: int, spread: float = 0.2) -> None:
+    """Every parameter random; what scales a norm stays near one (Gemma's weight is what is added to one)."""
     generator = torch.Generator().manual_seed(seed)
+    added = "gemma" in str(getattr(model.config.get_text_config(), "model_type", ""))
     for name, parameter in model.named_parameters():
-        near = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        parameter.data = near + 0.2 * torch.randn(parameter.shape, generator=generator)
+        norm = "norm" in name and name.endswith("weight")
+        near = float(norm and not (added and "language_model" in name))
+        parameter.data = near + spread * torch.randn(parameter.shape, generator=generator)
 
 
 def save_llava(transformers: Any, folder: Path, **changes: Any) -> Path:

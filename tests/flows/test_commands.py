@@ -48,6 +48,8 @@ WRITERS = [
     "checkpoint prune",
     "import",
     "export",
+    "submit",
+    "cancel",
 ]
 READERS = [
     "recipes",
@@ -66,6 +68,9 @@ READERS = [
     "import",
     "export",
     "estimate",
+    "submit",
+    "status",
+    "cancel",
 ]
 RECIPE_VERBS = ["recipes", "inspect", "data build", "data pack", "data stream", "train", "estimate"]
 

@@ -64,6 +64,8 @@ def bucket(tmp_path: Path, s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> I
         pictures = [{"bytes": encoded(noise(n)), "path": f"{n}.png"} for n in range(4)]
         table(tmp_path / "train-00000-of-00001.parquet", {"image": pictures, "text": ["a", "b", "c", "d"]})
         fill(tmp_path / "photos", 5)
+        fill(tmp_path / "clips" / "cat", 9)
+        (tmp_path / "clips" / "cat.txt").write_text("a cat walks")
         for folder in ("data", "train2017", "pictures"):
             fill(tmp_path / folder, 3)
         talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "Noise."}]

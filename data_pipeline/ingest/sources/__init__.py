@@ -26,6 +26,7 @@ text_tables.py   csv, tsv, json, jsonl -> records
 lines.py         csv, tsv, json, jsonl, gzipped too -> rows, one in memory
 json_stream.py   a JSON file of any length, value by value
 folder.py        pictures with sidecars
+clips.py         frames out of a folder of them, evenly chosen
 tars.py          foreign WebDataset tars: members grouped into records
 tar_members.py   a tar read once, from anywhere, nothing extracted: names and byte ranges
 coco.py          COCO captions, joined on disk

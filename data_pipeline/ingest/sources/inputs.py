@@ -99,7 +99,7 @@ def root_of(source: Source, found: Found) -> Root:
 
 def _records(source: Source, found: Found, root: Root) -> Iterator[Record]:
     if isinstance(source, FolderSource):
-        return folder_records(found)
+        return folder_records(found, source.frames)
     if isinstance(source, EasyVqaSource):
         return easy_vqa_records(source, found)
     if isinstance(source, CocoSource):

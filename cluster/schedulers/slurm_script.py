@@ -1,0 +1,142 @@
+"""The script of a SLURM job. Pure: a job and what the site says in, text out."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.place import RANKS_PER_NODE
+from cluster.schedulers.job import Job
+from cluster.schedulers.slurm_words import as_comment, directive, shell_line
+from configs.errors import REQUEUE
+from configs.scheduler import SchedulerConfig
+
+LOG, ARRAY_LOG = "slurm-%j.out", "slurm-%A_%a.out"
+
+ENDING = """
+# Shortly before the time limit SLURM sends USR1 to this shell, which hands it on: ranks write a checkpoint and end with {requeue}.
+asked=0 signalled=0
+trap 'asked=1 signalled=1; kill -USR1 "$step" 2>/dev/null' USR1
+trap 'signalled=1; kill -TERM "$step" 2>/dev/null' TERM
+while :; do
+    signalled=0
+    wait "$step"
+    code=$?
+    [ "$signalled" = 1 ] || break # a signal interrupts wait
+done
+
+# {requeue}: another start goes on. Above 128: a signal ended it, which is fine if it was ours. All else is a failure and stays one.
+again=0
+[ "$code" -eq {requeue} ] && again=1
+[ "$code" -gt 128 ] && [ "$asked" = 1 ] && again=1
+if [ "$again" = 1 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -ge {most} ]; then
+    echo "looksay: started again {most} times already: not queued again"
+elif [ "$again" = 1 ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+    echo "looksay: job $SLURM_JOB_ID queues again, after ${{SLURM_RESTART_COUNT:-0}} starts before this one"
+    scontrol requeue "$SLURM_JOB_ID" && sleep 600 # SLURM ends this shell
+fi
+exit "$code"
+"""
+
+
+def render(job: Job, site: SchedulerConfig) -> str:
+    """The text of the script that sbatch takes.
+
+    Raises:
+        UserError: a value cannot be a word of a directive.
+    """
+    made = as_comment(f"Made by: {job.shown}")
+    lines = ["#!/bin/bash", *made, *(directive(name, value) for name, value in _directives(job, site)), ""]
+    for module in site.modules:
+        lines.append(f"module load {shlex.quote(module)} || exit 1")
+    for path in site.setup_files:
+        lines.append(f"source {shlex.quote(_as_path(path))} || exit 1")
+    for name, value in site.env.items():
+        lines.append(f"export {name}={shlex.quote(value)}")
+    if job.ranks_per_node is not None:
+        lines.append(f"export {RANKS_PER_NODE}={job.ranks_per_node}")
+    lines += ["", "# One launcher a node; it starts the node's ranks, and a log of each lies beside this job's."]
+    lines += [
+        f"srun {' '.join(_srun(job, site))} \\",
+        f"    {shell_line([*_program(job, site), *job.words])} &",
+        "step=$!",
+    ]
+    return "\n".join(lines) + "\n" + ENDING.format(requeue=REQUEUE, most=site.max_requeues)
+
+
+def log_of(job: Job, number: str) -> str:
+    """Where SLURM puts the output of a job with this number; * stands for the tasks of an array."""
+    name = ARRAY_LOG.replace("%A", number).replace("%a", "*") if job.array else LOG.replace("%j", number)
+    return str(Path(job.folder) / name)
+
+
+def _directives(job: Job, site: SchedulerConfig) -> Iterator[tuple[str, str | None]]:
+    yield "job-name", job.name
+    yield "chdir", job.cwd
+    # A % in a folder's name is not one of sbatch's placeholders.
+    yield "output", str(Path(job.folder.replace("%", "%%")) / (ARRAY_LOG if job.array else LOG))
+    yield "open-mode", "append"
+    for name in ("partition", "account", "qos", "reservation", "constraint"):
+        value = getattr(site, name)
+        if value is not None:
+            yield name, value
+    yield "nodes", str(job.nodes)
+    yield "ntasks-per-node", "1"
+    if site.cpus_per_node is not None:
+        yield "cpus-per-task", str(site.cpus_per_node)
+    if site.gpus_per_node:
+        kind = f"{site.gpu_type}:" if site.gpu_type else ""
+        yield "gpus-per-node", f"{kind}{site.gpus_per_node}"
+    if site.memory_per_node is not None:
+        yield "mem", site.memory_per_node
+    if site.exclusive:
+        yield "exclusive", None
+    if site.time is not None:
+        yield "time", site.time
+    if job.array is not None:
+        yield "array", job.array
+    if job.after:
+        yield "dependency", "afterok:" + ":".join(job.after)
+        yield "kill-on-invalid-dep", "yes"
+    yield "signal", f"B:USR1@{site.signal_seconds}"
+    yield "requeue", None
+    yield from site.options.items()
+
+
+def _srun(job: Job, site: SchedulerConfig) -> Iterator[str]:
+    yield f"--nodes={job.nodes}"
+    yield f"--ntasks={job.nodes}"
+    yield "--ntasks-per-node=1"
+    if site.cpus_per_node is not None:  # since 22.05 srun does not take it over from sbatch
+        yield f"--cpus-per-task={site.cpus_per_node}"
+    yield "--cpu-bind=none"
+    yield "--kill-on-bad-exit=0"  # launchers end by themselves, and the highest exit code says whether to go on
+    if site.container is not None and site.container.runtime == "pyxis":
+        yield shlex.quote(f"--container-image={site.container.image}")
+        mounts = [job.cwd, *site.container.mounts]
+        yield shlex.quote("--container-mounts=" + ",".join(m if ":" in m else f"{m}:{m}" for m in mounts))
+        yield shlex.quote(f"--container-workdir={job.cwd}")
+
+
+def _program(job: Job, site: SchedulerConfig) -> list[str]:
+    """The words that call looksay on a node."""
+    command = [site.looksay] if site.looksay else ["looksay"] if site.container else own_command()
+    if site.container is None or site.container.runtime != "apptainer":
+        return command
+    words = ["apptainer", "exec", *(["--nv"] if site.gpus_per_node else []), "--pwd", job.cwd]
+    for mount in (job.cwd, *site.container.mounts):
+        words += ["--bind", mount]
+    return [*words, site.container.image, *command]
+
+
+def own_command() -> list[str]:
+    """How this very looksay is called."""
+    script = Path(sys.executable).with_name("looksay")
+    return [str(script)] if script.is_file() else [sys.executable, "-P", "-m", "pretrain.cli.main"]
+
+
+def _as_path(path: str) -> str:
+    """`source` looks for a name without a slash on PATH."""
+    path = os.path.expanduser(path)
+    return path if "/" in path else f"./{path}"
