@@ -80,7 +80,12 @@ def _keep(published: Published, matched: Matched, run: Path) -> None:
     for inside in (Path(), *([tower] if tower else [])):
         (home / inside).mkdir(parents=True)
         for path in sorted((published.folder / inside).iterdir()):
-            if path.suffix in KEPT and path.is_file() and path.stat().st_size <= MOST_BYTES and "index" not in path.name:
+            if (
+                path.suffix in KEPT
+                and path.is_file()
+                and path.stat().st_size <= MOST_BYTES
+                and "index" not in path.name
+            ):
                 shutil.copyfile(path, home / inside / path.name)
     if matched.aside:
         tensors = {theirs: published.tensor(theirs) for theirs in matched.aside}

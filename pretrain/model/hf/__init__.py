@@ -16,5 +16,7 @@ internvl.py   InternVL 2.5 and 3
 idefics3.py   Idefics3, SmolVLM
 blip2.py      BLIP-2
 qwen2_vl.py   Qwen2-VL, Qwen2.5-VL
+qwen_vl.py    Qwen-VL, the first
+cogvlm.py     CogVLM
 families.py   which family a folder is of; a folder held against its table
 """

@@ -27,6 +27,8 @@ class Family:
     """Whether a published tensor (short name) belongs to no part that is run; it is kept for the way back."""
     remedies: dict[str, str] = field(default_factory=dict)
     """What to do where a tensor under a short prefix is missing, where it is another thing than usual."""
+    template: str | None = None
+    """The preset of configs/templates.py that its conversations have; none: not one for all of them."""
 
     def normalised(self, name: str) -> str:
         """The one short spelling of a name on disk."""
@@ -46,6 +48,11 @@ class Family:
             if name.startswith(short):
                 return prefix + name.removeprefix(short)
         return name
+
+
+def computed(name: str) -> bool:
+    """Whether a tensor is a table that older code saved though it is computed from the configuration."""
+    return name.endswith((".rotary_emb.inv_freq", ".position_ids"))
 
 
 ACTIVATIONS = {

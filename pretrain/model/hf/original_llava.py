@@ -8,13 +8,14 @@ those that these models were published with it is known.
 """
 
 import re
+from dataclasses import replace
 
 from configs.encoders import ViT
 from configs.errors import UserError
 from configs.model import ModelConfig
 from configs.projectors import LinearProjector, MlpProjector
 from configs.resolutions import SquareResolution
-from pretrain.model.hf.family import Config, Family, only
+from pretrain.model.hf.family import Config, Family, computed, only
 from pretrain.model.hf.rules import Rule, layer_norm, linear
 from pretrain.model.hf.text import decoder_of, decoder_rules
 from pretrain.model.hf.towers import behind, clip, clip_rules
@@ -27,7 +28,12 @@ CLIP_L: Config = {
     "image_size": 224,
     "patch_size": 14,
 }
-CLIP_H: Config = CLIP_L | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "hidden_act": "gelu"}
+CLIP_H: Config = CLIP_L | {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "hidden_act": "gelu",
+}
 TOWERS: dict[str, Config] = {
     "clip-vit-large-patch14-336": CLIP_L | {"image_size": 336},
     "clip-vit-large-patch14": CLIP_L,
@@ -122,10 +128,16 @@ def rules_of(model: ModelConfig) -> list[Rule]:
 def left_aside(model: ModelConfig, name: str) -> bool:
     """What lies behind the feature layer, and tables that older code saved."""
     assert isinstance(model.encoder, ViT)
-    return behind(model.encoder, name) or name.endswith((".rotary_emb.inv_freq", ".position_ids"))
+    return behind(model.encoder, name) or computed(name)
 
 
 REMEDIES = {
     "vision.": "LLaVA's first files leave CLIP out: add the tensors of the tower that mm_vision_tower names, each under this prefix",
 }
-FAMILY = Family(model_of, rules_of, SPELLINGS, PUBLISHED, left_aside, REMEDIES)
+LLAVA = Family(model_of, rules_of, SPELLINGS, PUBLISHED, left_aside, REMEDIES, template="vicuna")
+YI_VL = replace(LLAVA, template="yi_vl")
+
+
+def family_of(config: Config) -> Family:
+    """Yi-VL is told by the norms of its projector."""
+    return YI_VL if str(config.get("mm_projector_type")).endswith("_Norm") else LLAVA
