@@ -4,8 +4,9 @@ python benchmarks/step_time.py [--site FILE] [--folder FOLDER] [--only N ...]
 
 Doctor measures this machine (or --site takes what it wrote before); each recipe is estimated, then trained for some steps
 by the command as users call it. What stands is CPU seconds a step of the busiest rank, each of one thread on its own core: on an
-idle machine they are wall seconds (gloo waits without spinning), and on a shared one company does not count. Beside them the
-fastest step on the wall clock. docs/benchmarks/step_time.md has results.
+idle machine they are wall seconds (gloo waits without spinning), and on a shared one company counts for less. Beside them the
+fastest step on the wall clock. --engine leaves command, loader and records out: real engines, the cheapest of some steps.
+docs/benchmarks/step_time.md has results.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def prepare(folder: Path) -> list[str]:
 
 
 def train_watched(run: Path, words: list[str]) -> float:
-    """Train; returns CPU seconds a step of the busiest rank, from step SKIPPED to the last but one."""
+    """Train; returns CPU seconds a step of the busiest rank: the lower quartile of the steps from SKIPPED to the last but one."""
     shutil.rmtree(run, ignore_errors=True)
     command = [sys.executable, "-m", "pretrain.cli.main", "train", "tiny_train", "--run", str(run), *words]
     seen: list[tuple[int, dict[int, float]]] = []
@@ -76,8 +78,10 @@ def train_watched(run: Path, words: list[str]) -> float:
             time.sleep(0.02)
     if process.returncode or len(seen) < 2:
         sys.exit(f"training failed: {(run.parent / f'{run.name}.log').read_text()[-2000:]}")
-    (first, before), (last, after) = seen[0], seen[-1]
-    return max((after[rank] - before[rank]) / (last - first) for rank in before if rank in after)
+    each = []
+    for (first, before), (last, after) in pairwise(seen):
+        each.append(max((after[rank] - before[rank]) / (last - first) for rank in before if rank in after))
+    return sorted(each)[len(each) // 4]
 
 
 def steps_in(metrics: Path) -> int:
@@ -131,25 +135,13 @@ def run_case(number: int, site: str, folder: Path, words: list[str]) -> dict[str
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--site")
-    parser.add_argument("--folder", default=tempfile.gettempdir() + "/looksay-step-time")
-    parser.add_argument("--only", type=int, nargs="*")
-    args = parser.parse_args()
-    folder = Path(args.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
-    site = args.site or str(folder / "site.yaml")
-    if args.site is None:
-        looksay("doctor", "--write-site", site, "--storage", str(folder))
-    words = prepare(folder)
-    print(
-        "| recipe | M parameters | ranks | TP | ZeRO | weights | CPU s a step | fastest on the wall |  estimate s | error | simulator |"
-    )
-    print("|---" * 11 + "|")
-    errors = []
-    for number in args.only if args.only is not None else range(len(CASES)):
+HEAD = "| recipe | M parameters | ranks | TP | ZeRO | weights | CPU s a step | on the wall | estimate s | error | simulator |"
+
+
+def command_rows(site: str, folder: Path, chosen: list[int]) -> list[float]:
+    """Errors of the estimate for the command's runs, each printed as a row."""
+    words, errors = prepare(folder), []
+    for number in chosen:
         found = run_case(number, site, folder, words)
         error, simulator = (found[key] / found["measured"] - 1 for key in ("estimate", "simulated"))
         errors.append(abs(error))
@@ -159,9 +151,68 @@ def main() -> None:
             f"{simulator:+.0%} |",
             flush=True,
         )
+        print("  " + ", ".join(f"{k} {value:.3f}" for k, value in found["parts"].items()), file=sys.stderr, flush=True)
+    return errors
+
+
+def engine_rows(site: str, chosen: list[int]) -> list[float]:
+    """The same for real engines without loader and records; the simulator has no jitter."""
+    from benchmarks.estimate import CASES as ENGINES
+    from benchmarks.estimate import RANK, recipe_of, two_ranks
+    from cluster.cost.estimate import Estimator, Setting
+    from cluster.cost.simulate import step_times
+    from configs.site import load_hardware
+
+    pool, errors = two_ranks(), []
+    for number in chosen:
+        name, model, ranks, tp, zero, precision, train, length, rows, micro = ENGINES[number]
+        found = pool.run(
+            RANK + "step", ranks, tp, timeout=400.0, config=model, zero=zero, precision=precision, train=train,
+            length=length, rows=rows, micro=micro, steps=5,
+        )  # fmt: skip
+        parallel = {"zero": zero, "precision": precision, "tp": tp, "ranks": ranks, "rows_per_rank": rows}
+        recipe = recipe_of(model, length, rows * micro * (ranks // tp), stage={"train": train}, parallel=parallel)
+        first = found[0]
+        hardware = load_hardware(site).model_copy(update={"devices_per_node": ranks, "host_ms": 0.0})
+        estimator = Estimator(recipe, hardware, 8000, first["rows"], first["math"], first["attention"])
+        estimate = estimator.run(Setting(ranks, tp, zero, rows))
+        seconds = max(one["seconds"] for one in found)
+        simulated = step_times(estimator, estimate, 20, 0)[0]
+        errors.append(abs(estimate.seconds.total / seconds - 1))
+        size = sum(placed.weight.size for placed in estimate.model.weights)
         print(
-            "  " + ", ".join(f"{key} {value:.3f}" for key, value in found["parts"].items()), file=sys.stderr, flush=True
+            f"| {name} | {size / 1e6:.1f} | {ranks} | {tp} | {zero} | {precision} | {seconds:.3f} | - | "
+            f"{estimate.seconds.total:.3f} | {estimate.seconds.total / seconds - 1:+.0%} | "
+            f"{sum(simulated) / len(simulated) / seconds - 1:+.0%} |",
+            flush=True,
         )
+        parts = (
+            vars(estimate.seconds)
+            | estimate.micro.forward
+            | {f"{k} back": v for k, v in estimate.micro.backward.items()}
+        )
+        print("  " + ", ".join(f"{k} {value:.3f}" for k, value in parts.items()), file=sys.stderr, flush=True)
+    pool.close()
+    return errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--site")
+    parser.add_argument("--folder", default=tempfile.gettempdir() + "/looksay-step-time")
+    parser.add_argument("--engine", action="store_true")
+    parser.add_argument("--only", type=int, nargs="*")
+    args = parser.parse_args()
+    folder = Path(args.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+    site = args.site or str(folder / "site.yaml")
+    if args.site is None:
+        looksay("doctor", "--write-site", site, "--storage", str(folder))
+    print(HEAD)
+    print("|---" * 11 + "|")
+    chosen = args.only if args.only is not None else list(range(8 if args.engine else len(CASES)))
+    errors = engine_rows(site, chosen) if args.engine else command_rows(site, folder, chosen)
     within = [sum(error <= limit for error in errors) for limit in (0.15, 0.25)]
     print(f"\n{within[1]} of {len(errors)} within 25 %, {within[0]} within 15 %")
 
