@@ -22,6 +22,7 @@ from pretrain.model.hf.rules import Rule
 from pretrain.model.linear import logical_of
 from tests.families.originals import FITS, ORIGINALS, TEMPLATES, VOCABULARY, given, load, save
 from tests.families.row import Model, inputs_of, logits_of, open_row_model, samples
+from tests.families.test_training import test_what_is_frozen_costs_nothing  # noqa: F401  # with this module's runs
 from tests.support.pool import Pool
 
 
