@@ -1,7 +1,7 @@
 """Facts of a cluster: `hardware` for estimates, each figure with its source, and `scheduler` for submission."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -50,7 +50,7 @@ class HardwareConfig(Config):
     memory_efficiency: float = Field(0.8, gt=0, le=1, description="share of it that elementwise kernels reach")
     launch_us: float = Field(0.0, ge=0, description="what an operation costs beside its work")
     host_ms: float = Field(0.0, ge=0, description="of a step on the host that nothing hides")
-    engine: dict[Literal[0, 1, 2, 3], EngineConfig] = Field(
+    engine: dict[Annotated[int, Field(ge=0, le=3)], EngineConfig] = Field(
         {}, description="ZeRO stage -> what the engine takes; without it an update is bytes at memory_gb_per_s"
     )
     intra_node: LinkConfig

@@ -57,7 +57,7 @@ class Around:
 
 def around(model: Model, hardware: HardwareConfig, zero: int, dp: int) -> Around | None:
     """Where the site says what the engine takes under this ZeRO stage (1 and 2 alike); else None."""
-    cost = hardware.engine.get(zero) or (hardware.engine.get(1) if zero == 2 else None)  # type: ignore[call-overload]
+    cost = hardware.engine.get(zero) or (hardware.engine.get(1) if zero == 2 else None)
     if cost is None:
         return None
     trained = [p.weight.local(model.tp) for p in model.weights if p.trained]
