@@ -65,6 +65,7 @@ VIT = {"type": "native_vit", "patch": 14, "width": 384, "depth": 6, "heads": 6, 
 TINY_VIT = {"type": "native_vit", "patch": 14, "width": 128, "depth": 4, "heads": 4, "mlp_width": 384}
 DECODER = {"layers": 6, "width": 512, "heads": 8, "kv_heads": 8, "mlp_width": 1408}
 TINY = {"layers": 4, "width": 128, "heads": 4, "kv_heads": 2, "mlp_width": 352}
+SMALL = {"layers": 4, "width": 256, "heads": 4, "kv_heads": 2, "mlp_width": 704}
 ALL = {"encoder": 1e-3, "projector": 1e-3, "decoder": 1e-3}
 TOP = {"projector": 1e-3, "decoder": 1e-3}
 
@@ -94,6 +95,12 @@ CASES: list[Case] = [  # name, model, ranks, TP, ZeRO, weights, trained, length,
     ("30 M", model_of(VIT, DECODER), 1, 1, 0, "fp32", ALL, 1024, 1, 1),
     ("tiny_train", model_of(TINY_VIT, TINY), 1, 1, 3, "bf16", ALL, 384, 4, 1),
     ("tiny_train", model_of(TINY_VIT, TINY), 2, 1, 3, "bf16", ALL, 384, 4, 1),
+    ("tiny_train", model_of(TINY_VIT, TINY), 1, 1, 0, "fp32", ALL, 384, 4, 1),
+    ("tiny_train", model_of(TINY_VIT, TINY), 2, 2, 3, "bf16", ALL, 384, 4, 1),
+    ("tiny_train", model_of(TINY_VIT, TINY), 2, 2, 0, "fp32", ALL, 384, 4, 1),
+    ("5 M", model_of(TINY_VIT, SMALL), 1, 1, 3, "bf16", ALL, 512, 1, 2),
+    ("5 M", model_of(TINY_VIT, SMALL), 2, 1, 0, "fp32", ALL, 512, 1, 2),
+    ("5 M", model_of(TINY_VIT, SMALL), 2, 2, 3, "bf16", ALL, 512, 1, 2),
 ]
 
 

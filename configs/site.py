@@ -11,6 +11,9 @@ from configs.listing import ENDINGS, SITES, find_sites, nearest
 from configs.scheduler import ContainerConfig, SchedulerConfig, StageConfig
 
 MAX_EXTENDS = 10
+Share = Annotated[float, Field(gt=0, le=1)]
+ByType = Annotated[dict[Literal["bf16", "fp32"], Share], Field(min_length=1)]
+"""A share for each dtype of matrix products."""
 
 
 class LinkConfig(Config):
@@ -44,10 +47,10 @@ class HardwareConfig(Config):
     fragmentation: float = Field(0.0, ge=0, lt=1, description="allowance on what a step allocates")
     peak_tflops: dict[Literal["bf16", "fp32"], float] = Field(..., min_length=1, description="dense matrix products")
     attention: Literal["bf16", "fp32"] | None = Field(None, description="dtype of attention; none: that of products")
-    matmul_efficiency: float = Field(..., gt=0, le=1, description="share of the peak that large matrix products reach")
+    matmul_efficiency: Share | ByType = Field(..., description="share of the peak that large matrix products reach")
     attention_efficiency: float = Field(..., gt=0, le=1, description="share of the peak in attention kernels")
     memory_gb_per_s: float = Field(..., gt=0)
-    memory_efficiency: float = Field(0.8, gt=0, le=1, description="share of it that elementwise kernels reach")
+    memory_efficiency: Share | ByType = Field(0.8, description="share of it that elementwise kernels reach")
     launch_us: float = Field(0.0, ge=0, description="what an operation costs beside its work")
     host_ms: float = Field(0.0, ge=0, description="of a step on the host that nothing hides")
     engine: dict[Annotated[int, Field(ge=0, le=3)], EngineConfig] = Field(
@@ -64,6 +67,10 @@ class HardwareConfig(Config):
         0.02, ge=0, lt=1, description="spread of a rank's micro-step time from causes outside the plan"
     )
     sources: dict[str, str] = Field(..., description="figure -> where it is from")
+
+    def share(self, given: float | dict[Any, float], dtype: str) -> float:
+        """An efficiency for a dtype of matrix products; one that the site does not name works as the least of the others."""
+        return given if isinstance(given, float) else given.get(dtype, min(given.values()))
 
     @model_validator(mode="after")
     def _sourced(self) -> "HardwareConfig":

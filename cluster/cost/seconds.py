@@ -35,9 +35,9 @@ def device_of(hardware: HardwareConfig, math: str, attention: str, share: float 
     slow = peaks.get("bf16" if attention == "bf16" else "fp32") or peak
     return Device(
         peak * 1e12 * share,
-        peak * 1e12 * share * hardware.matmul_efficiency,
+        peak * 1e12 * share * hardware.share(hardware.matmul_efficiency, math),
         slow * 1e12 * share * hardware.attention_efficiency,
-        hardware.memory_gb_per_s * 1e9 * share * hardware.memory_efficiency,
+        hardware.memory_gb_per_s * 1e9 * share * hardware.share(hardware.memory_efficiency, math),
         hardware.launch_us * 1e-6,
     )
 

@@ -132,7 +132,11 @@ def _peaks(found: dict[str, Any], site: "SiteConfig | None") -> "Iterator[Findin
         shown = ", ".join(f"{size}: {rate / 1e9:,.0f}" for size, rate in sizes.items())
         said = f"{best / 1e12:.3g} TFLOP/s {each} (GFLOP/s by size {shown})"
         wanted = None if known is None else known.peak_tflops.get(name)  # type: ignore[call-overload]
-        share = None if wanted is None or known is None else best / 1e12 / (wanted * known.matmul_efficiency)
+        share = (
+            None
+            if wanted is None or known is None
+            else best / 1e12 / (wanted * known.share(known.matmul_efficiency, name))
+        )
         yield _held(f"products {name}", said, share, {"flops": best, "by_size": sizes})
     moved = found["moved"]
     said = f"{moved['memory'] / 1e9:.3g} GB/s {each}, {moved['cache'] / 1e9:.3g} GB/s of what caches hold"

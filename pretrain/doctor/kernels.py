@@ -23,7 +23,8 @@ from pretrain.model.norm import Norm as NormModule
 POSITIONS, WIDTH, MLP = 512, 512, 1408
 """Small enough that some calls are undisturbed on a machine that others use."""
 TINY_POSITIONS, TINY_WIDTH = 8, 64
-HEADS, HEAD = 8, 64
+HEADS = ((8, 64), (4, 32))
+"""(heads, their size): a small one is slower for each FLOP, its scores cost the same."""
 LENGTHS = (32, 64, 96, 128, 192, 256)
 """Of segments: captions and small pictures, questions and answers."""
 BYTES = {torch.float32: 4, torch.bfloat16: 2}
@@ -111,12 +112,15 @@ class Bench:
         total = sum(LENGTHS)
         ends = np.cumsum(LENGTHS)
         segments = Segments(np.stack([ends - LENGTHS, ends], 1), total, True, self.mesh.device)
-        table = rope_table(torch.arange(total, device=self.mesh.device), HEAD, 10_000.0)
+        taken = flops = 0.0
+        for heads, head in HEADS:
+            table = rope_table(torch.arange(total, device=self.mesh.device), head, 10_000.0)
 
-        def work(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attend(rotate(q, table), rotate(k, table), v, segments)
+            def work(q: Tensor, k: Tensor, v: Tensor, table: Any = table) -> Tensor:
+                return attend(rotate(q, table), rotate(k, table), v, segments)
 
-        seconds = self.timed(work, *(self.random(total, HEADS, HEAD) for _ in range(3)))
-        counted = self.counted(Attend(HEADS, HEADS, HEAD, True, False), total, LENGTHS)
-        left = seconds - counted.beside / moving - counted.kernels * launch
-        return counted.attention / max(left, seconds / 4)
+            seconds = self.timed(work, *(self.random(total, heads, head) for _ in range(3)))
+            counted = self.counted(Attend(heads, heads, head, True, False), total, LENGTHS)
+            taken += max(seconds - counted.beside / moving - counted.kernels * launch, seconds / 4)
+            flops += counted.attention
+        return flops / taken
