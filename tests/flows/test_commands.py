@@ -48,6 +48,7 @@ WRITERS = [
     "checkpoint prune",
     "import",
     "export",
+    "fetch",
     "submit",
     "cancel",
 ]
@@ -67,6 +68,7 @@ READERS = [
     "checkpoint prune",
     "import",
     "export",
+    "fetch",
     "estimate",
     "submit",
     "status",
