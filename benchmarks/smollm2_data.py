@@ -20,7 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,11 +40,19 @@ DEBIAN = ("openclipart-png", "openclipart-svg", "tuxpaint-stamps-default", *TRAI
 SIDE = 192
 HELD_OUT, NEW_WORDS = 0.1, 0.15
 SEED = 0
+PARTS = (64, 16, 4)
+ASKED, FACES = 200, 8
+"""Pictures of a test that are asked about; typefaces in which a word is trained on."""
 COMMON = 3
 """openclipart titles drawn more often than this are series of icons."""
-SERIES = re.compile(r"icon|theme|collection|gramastar|button|logo|template|border|frame|symbol|clip ?art|lemon|untitled|mini", re.I)
+SERIES = re.compile(
+    r"icon|theme|collection|gramastar|button|logo|template|border|frame|symbol|clip ?art|lemon|untitled|mini", re.I
+)
 QUESTIONS = ("What is it?", "What does the picture show?", "What is this?")
 READ = "What does the text say?"
+
+
+Row = dict[str, Any]
 
 
 class Drawn(NamedTuple):
@@ -282,13 +290,13 @@ def written(word: str, face: Path, rng: random.Random) -> Image.Image:
     return picture
 
 
-def readings(captions: list[str], each: int) -> Iterator[tuple[Image.Image, str, str]]:
+def readings(captions: list[str]) -> Iterator[tuple[Image.Image, str, str]]:
     """(picture, word, split): known words in known fonts, and two tests: an unknown font, and unknown words in known fonts."""
     rng = random.Random(SEED)
-    words, known, other = vocabulary(captions), fonts(TRAIN_FONTS), fonts(TEST_FONTS)
-    for word in words:
+    known, other = fonts(TRAIN_FONTS), fonts(TEST_FONTS)
+    for word in vocabulary(captions):
         new = share(f"{word} written") < NEW_WORDS
-        for face in rng.sample(known, 1 if new else each):
+        for face in rng.sample(known, 1 if new else FACES):
             yield written(word, face, rng), word, "read_new_word" if new else "train"
         if not new and rng.random() < 0.5:
             yield written(word, rng.choice(other), rng), word, "read_new_font"
@@ -297,7 +305,7 @@ def readings(captions: list[str], each: int) -> Iterator[tuple[Image.Image, str,
 # ---- tables ------------------------------------------------------------------------------------------------------
 
 
-def encoded(picture: Image.Image, name: str) -> dict[str, object]:
+def encoded(picture: Image.Image, name: str) -> dict[str, Any]:
     sink = io.BytesIO()
     picture.save(sink, "PNG", compress_level=1)
     return {"bytes": sink.getvalue(), "path": f"{name}.png"}
@@ -305,43 +313,61 @@ def encoded(picture: Image.Image, name: str) -> dict[str, object]:
 
 def prepare() -> None:
     """Write both tables, and print what is in them."""
-    rng = random.Random(SEED)
-    captions, asked, seen = [], [], set()
+    captions = list(captioned(random.Random(SEED)))
+    rng = random.Random(SEED + 1)
+    by_split: dict[str, list[Row]] = {}
+    for row in captions:
+        if not row["image"]["path"].endswith("varied.png"):
+            by_split.setdefault(row["split"], []).append(row)
+    asked: list[Row] = []
+    for split, rows in by_split.items():
+        chosen = rows if split == "train" else rng.sample(rows, min(ASKED, len(rows)))
+        asked += questions(chosen, rng, split == "train")
+    words = [row["text"] for row in by_split["train"]]
+    for number, (picture, word, split) in enumerate(readings(words)):
+        image = encoded(picture, f"word{number}")
+        asked.append({"image": image, "messages": turn(READ, word), "split": split, "set": "words"})
+    rng.shuffle(captions)
+    rng.shuffle(asked)
+    said = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    write("captions", captions, ("text", pa.string()))
+    write("questions", asked, ("messages", said))
+
+
+def captioned(rng: random.Random) -> Iterator[Row]:
+    """Each distinct picture on white; those of the training split once more, varied."""
+    seen = set()
     for number, drawn in enumerate(drawings()):
-        split, image = split_of(drawn), encoded(on_white(drawn.picture), f"{number}")
-        digest = hashlib.sha256(image["bytes"]).hexdigest()  # type: ignore[arg-type]
+        split, image = split_of(drawn), encoded(on_white(drawn.picture), str(number))
+        digest = hashlib.sha256(image["bytes"]).hexdigest()
         if digest in seen:
             continue
         seen.add(digest)
-        captions.append({"image": image, "text": drawn.text, "split": split, "set": drawn.set})
+        yield {"image": image, "text": drawn.text, "split": split, "set": drawn.set}
         if split == "train":
-            again = encoded(varied(drawn.picture, rng, not re.search("left|right|clock", drawn.text)), f"{number}b")
-            captions.append({"image": again, "text": drawn.text, "split": split, "set": drawn.set})
-    by_split: dict[str, list[dict]] = {}
-    for row in captions:
-        by_split.setdefault(row["split"], []).append(row)
-    for split, rows in by_split.items():
-        asked += questions(rows, rng, split == "train")
-    words = [row["text"] for row in by_split["train"]]
-    for number, (picture, word, split) in enumerate(readings(words, 8)):
-        asked.append({"image": encoded(picture, f"word{number}"), "messages": turn(READ, word), "split": split, "set": "words"})
-    rng.shuffle(captions)
-    rng.shuffle(asked)
+            again = varied(drawn.picture, rng, not re.search("left|right|clock", drawn.text))
+            yield {"image": encoded(again, f"{number}-varied"), "text": drawn.text, "split": split, "set": drawn.set}
+
+
+def write(name: str, rows: list[Row], column: tuple[str, pa.DataType]) -> None:
+    """A table; of its training rows (shuffled) each nth is marked for the curve of score against data."""
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    said = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    tail = [("split", pa.string()), ("set", pa.string())]
-    for name, rows, column in (("captions", captions, ("text", pa.string())), ("questions", asked, ("messages", said))):
-        schema = pa.schema([("image", image), column, *tail])
-        pq.write_table(pa.Table.from_pylist(rows, schema), home() / f"{name}.parquet", row_group_size=256)
-        counts = Counter((row["split"], row["set"]) for row in rows)
-        print(f"   {name}: " + ", ".join(f"{split}/{kind} {count}" for (split, kind), count in sorted(counts.items())))
+    marks = [f"one_in_{part}" for part in PARTS]
+    names = [("split", pa.string()), ("set", pa.string()), *((mark, pa.string()) for mark in marks)]
+    schema = pa.schema([("image", image), column, *names])
+    for number, row in enumerate(row for row in rows if row["split"] == "train"):
+        row |= {f"one_in_{part}": "yes" for part in PARTS if number % part == 0}
+    pq.write_table(pa.Table.from_pylist(rows, schema), home() / f"{name}.parquet", row_group_size=256)
+    counts = Counter((row["split"], row["set"]) for row in rows)
+    listed = ", ".join(f"{split}/{kind} {count}" for (split, kind), count in sorted(counts.items()))
+    print(f"   {name}: {listed}", flush=True)
 
 
 def turn(question: str, answer: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"<image>{question}"}, {"role": "assistant", "content": answer}]
 
 
-def questions(rows: list[dict], rng: random.Random, train: bool) -> Iterator[dict]:
+def questions(rows: list[Row], rng: random.Random, train: bool) -> Iterator[Row]:
     """What is it (one wording), and this or that: of two pictures of one pair each is asked the same question."""
     order = list(range(len(rows)))
     rng.shuffle(order)

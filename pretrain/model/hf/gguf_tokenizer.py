@@ -48,7 +48,10 @@ def write_tokenizer(path: Path, out: Path, marks: tuple[str, ...] = ()) -> int:
     special += [mark for mark in marks if mark not in tokens]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     put(str(out / "tokenizer.json"), tokenizer.to_str(pretty=True).encode())
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": field(reader, path, "llama.context_length")}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": field(reader, path, "llama.context_length"),
+    }
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         number = of(f"ggml.{key}_token_id", -1)
         if number >= 0:
