@@ -4,7 +4,6 @@ Sources: a GGUF file (model/hf/gguf.py), a wheel that has one, or a folder of sa
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
