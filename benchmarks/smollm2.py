@@ -10,6 +10,7 @@ stamps and drawings with captions of a few words. It shows that real weights lea
 import argparse
 import contextlib
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -32,24 +33,26 @@ STAGES = ("caption_a", "caption", "sft")
 
 
 class Demo:
-    """The demo in `folder`: its parts in order, and the seconds that each took over all starts."""
+    """The demo in `folder`: its parts in order, and the seconds and processor seconds of each over all starts."""
 
     def __init__(self, folder: Path, more: list[str]):
         self.folder, self.more = folder, more
         self.path = folder / "seconds.json"
-        self.seconds: dict[str, float] = json.loads(self.path.read_bytes()) if self.path.exists() else {}
+        self.spent: dict[str, list[float]] = json.loads(self.path.read_bytes()) if self.path.exists() else {}
 
     @contextlib.contextmanager
     def counting(self, part: str) -> Iterator[None]:
         print(f"\n== {part}", flush=True)
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), processor_seconds()
         try:
             yield
         finally:
-            self.seconds[part] = round(self.seconds.get(part, 0.0) + time.perf_counter() - begun, 1)
+            before = self.spent.get(part, [0.0, 0.0])
+            taken = [time.perf_counter() - begun, processor_seconds() - used]
+            self.spent[part] = [round(old + new, 1) for old, new in zip(before, taken, strict=True)]
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(self.seconds, indent=1), encoding="ascii")
-            print(f"   {self.seconds[part]:.0f} s", flush=True)
+            self.path.write_text(json.dumps(self.spent, indent=1), encoding="ascii")
+            print(f"   {self.spent[part][0]:.0f} s ({self.spent[part][1]:.0f} of a processor)", flush=True)
 
     def looksay(self, *words: str) -> None:
         """One command as a user types it. Ends the program where it fails."""
@@ -103,7 +106,7 @@ class Demo:
             self._train("smollm2_curve", run, f"data.sources=[{{path: {self.folder}/data/{data}}}]")
 
     def report(self) -> None:
-        write(self.folder, self.seconds)
+        write(self.folder, self.spent)
         self.looksay("report", f"{self.folder}/caption", f"{self.folder}/sft")
 
     # ---- commands ----------------------------------------------------------------------------------------------
@@ -129,6 +132,12 @@ class Demo:
         folder = f"{self.folder}/data"
         place = ("--data", f"{folder}/{data}", "--train", f"{folder}/{train}", "--out", str(out))
         self.looksay("evaluate", f"{self.folder}/{run}", *place, "--ranks", "2")
+
+
+def processor_seconds() -> float:
+    """Of this process and all children that ended. Those of Ray's workers, which it does not wait for, are not in it."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 PLAN: dict[str, Callable[[Demo], None]] = {
@@ -158,7 +167,7 @@ def main() -> int:
             part(demo)
         if name == args.until:
             break
-    print(f"\ndemo-smollm2: {sum(demo.seconds.values()) / 60:.1f} minutes in all")
+    print(f"\ndemo-smollm2: {sum(wall for wall, _ in demo.spent.values()) / 60:.1f} minutes in all")
     return 0
 
 

@@ -148,6 +148,17 @@ def test_folding_and_batches_change_nothing(feature: str) -> None:
     assert plain(stack()).std(0).mean() > 0.05, "pictures alike: a mix-up would not show"
 
 
+def test_cells_of_a_square_become_one_row() -> None:
+    """A token's four cells stand side by side: above left, above right, below left, below right."""
+    net = random_net("head")
+    picture = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)  # 2 x 4 cells
+    with torch.no_grad():
+        (cells,), (tokens,) = net.encode([picture], HOST), net.encode([picture], HOST, merge=2)
+    assert tokens.shape == (2, 4 * net.channels)
+    for token, places in enumerate(((0, 1, 4, 5), (2, 3, 6, 7))):
+        assert torch.equal(tokens[token], cells[list(places)].flatten())
+
+
 def test_batch_norm_is_frozen() -> None:
     """Training mode neither uses nor moves the statistics: a packed row is its samples alone."""
     net = random_net("head")
