@@ -3,7 +3,9 @@
 Sources: a GGUF file (model/hf/gguf.py), a wheel that has one, or a folder of safetensors (model/hf/published.py).
 """
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor

@@ -27,6 +27,7 @@ ABOUT = """From pairs of pictures and text to a model that answers questions abo
           checkpoint  list | verify | prune
           import      a published model becomes a run at step 0
           export      a run as its family is published
+          convert     pickled weights of a published model become safetensors
   cluster estimate    memory, time and cost of a recipe on a site
           submit      a command as a job of a cluster
           status      how far a run is
