@@ -192,7 +192,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_an_import_holds_one_tensor(tmp_path: Path) -> None:
-    """511 MB in one file, 33 MB the largest tensor: measured 70 MB above a start; a whole shard would be 500."""
+    """511 MB in one file, 33 MB the largest tensor: measured 30 MB above a start; with the file in memory 1,004."""
     total, most = write_sparse(tmp_path)
     assert total > 450e6 and most < 40e6
     command = [sys.executable, "-c", MEASURE, str(tmp_path), str(tmp_path / "run")]
