@@ -58,7 +58,9 @@ def write_sparse(folder: Path, layers: int) -> int:
         with (folder / name).open("wb") as stream:
             stream.write(struct.pack("<Q", len(text)) + text)
             stream.truncate(8 + len(text) + at)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": 2 * total}, "weight_map": named})
+    )
     (folder / "config.json").write_text(json.dumps(config))
     return total
 

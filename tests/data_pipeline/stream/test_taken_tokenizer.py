@@ -28,13 +28,13 @@ def published(tmp_path: Path) -> Path:
 
 
 def test_marks_come_behind_and_a_template_finds_them(published: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no token <image>, <pad>: .*`looksay data tokenizer"):
+    with pytest.raises(UserError, match=r"has no token <image>, <pad>: .*`looksay data tokenizer"):
         Chat(str(published), TemplateConfig(preset="vicuna"))
     size = take_tokenizer(published, tmp_path / "out", ["<image>", "<pad>", "</s>"])
     assert size == 13 and (tmp_path / "out" / "tokenizer_config.json").read_text() == '{"bos_token": "<s>"}'
     chat = Chat(str(tmp_path / "out"), TemplateConfig(preset="vicuna"))
     assert (chat.image_id, chat.pad_id) == (11, 12)
-    talk = Conversation(messages=(Message("user", "<image>what is this"), Message("assistant", "a cat")))
+    talk = Conversation(None, (Message("user", "<image>what is this"), Message("assistant", "a cat")), {})
     encoded = chat.encode(talk, 1)
     before = Tokenizer.from_file(str(published / "tokenizer.json"))
     words = [number for number in encoded.ids.tolist() if number < 11]
