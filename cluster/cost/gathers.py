@@ -9,8 +9,7 @@ and stays whole until its backward, a large one is gathered twice.
 from dataclasses import dataclass
 from math import ceil
 
-from cluster.cost.activations import flow
-from cluster.cost.ops import Loss
+from cluster.cost.ops import Lookup, Loss
 from cluster.cost.parts import Model
 
 PREFETCH = 50_000_000
@@ -95,24 +94,17 @@ def _trace(model: Model) -> tuple[list[list[Parameter]], list[list[Parameter]]]:
     """Parameters of each module call: forward, and backward where a gradient flows."""
     calls: list[tuple[list[Parameter], bool]] = []
     number, embedding = 0, None
-    for module, live in flow(model):
-        held = model.of(module)
-        sizes: list[Parameter] = []
-        for placed in held:
-            sizes.append((number, placed.weight.local(model.tp)))
-            number += 1
-        place = 0
-        groups: list[list[Parameter]] = [sizes] if module.leaf else []
-        for op in () if module.leaf else module.ops:
-            count = len(op.weights())
-            groups.append(sizes[place : place + count])
-            place += count
-            if isinstance(op, Loss) and op.name is None and embedding is not None:
+    for one, held in zip(model.flow, model.placed, strict=True):
+        groups: list[list[Parameter]] = []
+        for step, own in zip(one.steps, held, strict=True):
+            groups.append([(number + k, placed.weight.local(model.tp)) for k, placed in enumerate(own)])
+            number += len(own)
+            if isinstance(step.op, Loss) and step.op.name is None and embedding is not None:
                 groups[-1] = embedding
-        backward = live or any(p.trained for p in held)
-        for group in groups:
-            if group:
-                calls.append((group, backward or group is embedding))
-        if any(placed.weight.name == "decoder.embedding.weight" for placed in held):
-            embedding = sizes
+            if isinstance(step.op, Lookup):
+                embedding = groups[-1]
+        backward = [step.back for step in one.steps]
+        if one.module.leaf:
+            groups, backward = [[p for group in groups for p in group]], [any(backward)]
+        calls += [(group, back) for group, back in zip(groups, backward, strict=True) if group]
     return [group for group, _ in calls], [group for group, backward in reversed(calls) if backward]
