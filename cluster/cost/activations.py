@@ -72,7 +72,7 @@ def activations(model: Model, load: Load, numbers: Numbers) -> Activations:
         else:
             kept += size
         spike = max(spike, buffers)
-    shared = tables(model, load, numbers)
+    shared = tables(model, load)
     for part, size in shared.items():
         by_part[part] = by_part.get(part, 0.0) + size
     return Activations(by_part, kept + largest + sum(shared.values()), spike)
@@ -86,9 +86,10 @@ def saved_by(one: Flow, load: Load, tp: int, numbers: Numbers) -> float:
 def _saved(step: Step, module: Module, load: Load, tp: int, numbers: Numbers) -> float:
     op, n = step.op, load.over(step.op, module.stream)
     if isinstance(op, Linear):
-        return n * op.inputs / (tp if op.cut == "row" else 1) * numbers.math if op.first else 0.0
+        rows = n / load.positions("views") if op.alike else n
+        return rows * op.inputs / (tp if op.cut == "row" else 1) * numbers.math if op.first else 0.0
     if isinstance(op, Norm | HeadNorm):
-        return _norm(op, n, step.trained, tp, numbers)
+        return _norm(op, n, step, load, tp, numbers)
     if isinstance(op, Attend):
         return _attention(op, module, load, tp, numbers)
     if isinstance(op, Cross):
@@ -100,27 +101,33 @@ def _saved(step: Step, module: Module, load: Load, tp: int, numbers: Numbers) ->
         cast = 0 if numbers.weight == numbers.math else op.width * numbers.math
         return (n * op.width * numbers.math if step.trained else 0.0) + (cast if step.live else 0)
     if isinstance(op, Lookup):
-        return n * INT64 + (n * (INT64 + 1) if tp > 1 else 0)
+        return n * (INT64 + (INT64 + 1 if tp > 1 else 0)) if step.trained else 0.0
     if isinstance(op, Repeated):
         return n * op.looked_up if step.trained else 0.0
     if isinstance(op, Places):
-        looked_up = (2 if load.resized else 1) * INT64 * load.cells if step.trained else 0.0
-        return looked_up + ((load.cells + load.views) * INT64 if op.token else 0.0)
+        looked_up = (2 if load.resized and not op.nearest else 1) * INT64 * load.cells if step.trained else 0.0
+        return looked_up + (load.cells + (load.views if op.token else 0)) * INT64
     if isinstance(op, Loss):
         vocabulary = op.vocabulary / tp
         return n * (op.width * numbers.math + vocabulary * FP32 + 2 * INT64 + 1 + FP32) + vocabulary
     return 0.0
 
 
-def _norm(op: Norm | HeadNorm, n: float, trained: bool, tp: int, numbers: Numbers) -> float:
-    kind = op.kind if isinstance(op, Norm) else "rms"
+def _norm(op: Norm | HeadNorm, n: float, step: Step, load: Load, tp: int, numbers: Numbers) -> float:
+    """Its fp32 input, what it made of it (RMSNorm without a fused kernel), statistics, and a cast weight."""
+    kind, kept = (op.kind, op.kept) if isinstance(op, Norm) else ("rms", "")
     rows = n * (op.heads / (tp if op.cut else 1) if isinstance(op, HeadNorm) else 1)
     layer = kind == "layer"
-    buffers = 1 if layer or not trained or numbers.fused_norm else 2
-    if isinstance(op, Norm) and op.kept and numbers.weight == FP32:
-        buffers -= 1
+    inputs = rows
+    if kept == "weight":
+        inputs = 0.0 if numbers.weight == FP32 else rows / (1 if op.on == "once" else load.positions("views"))
+    if kept == "math" and numbers.math == FP32:
+        inputs = 0.0
+    made = rows if step.trained and not layer and not numbers.fused_norm else 0.0
+    if made and not step.live:  # the weight's gradient alone is wanted
+        return made * op.width * FP32
     cast = 0 if numbers.weight == FP32 and kind != "rms_zero_centered" else op.width * FP32 * (2 if layer else 1)
-    return rows * op.width * FP32 * buffers + rows * FP32 * (2 if layer else 1) + cast
+    return (inputs + made) * op.width * FP32 + rows * FP32 * (2 if layer else 1) + cast
 
 
 def _attention(op: Attend, module: Module, load: Load, tp: int, numbers: Numbers) -> float:
@@ -146,26 +153,34 @@ def keys_of(op: Cross, load: Load) -> float:
     return (load.positions("outputs") if op.reads else 0.0) + op.own * load.positions("views")
 
 
-def tables(model: Model, load: Load, numbers: Numbers) -> dict[str, float]:
-    """What layers share, by part: angles of the rotation, places of segments, of visual tokens and of an expert's."""
-    made: dict[str, float] = {}
-    seen: set[tuple[str, bool]] = set()
-    turned: set[str] = set()
+def tables(model: Model, load: Load) -> dict[str, float]:
+    """What layers share, by part: angles of the rotation, places of segments, of windows, of visual and expert's tokens."""
+    made: dict[str, float] = {"decoder": load.visual * INT64 * (2 if load.ordered else 1) + load.newlines * INT64}
+    seen: set[tuple[str, str]] = set()
     for one in model.flow:
         for step in one.steps:
-            op, part = step.op, one.part
-            if not step.live or not isinstance(op, Attend):
-                continue
-            stretch = load.stretch(one.module.stream, op.windows)
-            if op.rotated and part not in turned:
-                turned.add(part)
-                made[part] = made.get(part, 0.0) + stretch.positions * op.head * FP32
-            if (part, op.windows) not in seen:
-                seen.add((part, op.windows))
-                made[part] = made.get(part, 0.0) + _places(stretch)
-    made["decoder"] = made.get("decoder", 0.0) + load.visual * INT64 * (2 if load.ordered else 1)
-    made["decoder"] += load.newlines * INT64
+            kind = _shared(step)
+            if kind and step.live and (one.part, kind) not in seen:
+                seen.add((one.part, kind))
+                made[one.part] = made.get(one.part, 0.0) + _table(one.module, kind, load)
+            if isinstance(step.op, Attend) and step.op.rotated and step.live and (one.part, "turned") not in seen:
+                seen.add((one.part, "turned"))
+                angles = load.stretch(one.module.stream).positions * step.op.head * FP32
+                made[one.part] = made.get(one.part, 0.0) + angles
     return made
+
+
+def _shared(step: Step) -> str:
+    """The kind of table that an operation looks up in; empty: none."""
+    if isinstance(step.op, Attend):
+        return "windows" if step.op.windows else "segments"
+    return "routes" if step.op.on == "inner" else ""
+
+
+def _table(module: Module, kind: str, load: Load) -> float:
+    if kind == "routes":
+        return load.text.positions * INT64
+    return _places(load.stretch(module.stream, kind == "windows")) + (load.cells * INT64 if kind == "windows" else 0.0)
 
 
 def _places(stretch: Stretch) -> float:

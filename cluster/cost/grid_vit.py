@@ -12,9 +12,10 @@ def modules(config: ViT, tp: int) -> list[Module]:
     width = config.width
     cut = tp > 1 and config.heads % tp == 0 and config.mlp_width % tp == 0 and not config.qk_norm
     block = tuple(_block(config, cut))
+    places = Places(config.side, width, config.class_token != "none", config.positions == "fractional")
     made = [
         Module("encoder", "cells", (Linear("embed", 3 * config.patch**2, width, bias=config.patch_bias),)),
-        Module("encoder", "cells", (Places(config.side, width, config.class_token != "none"),)),
+        Module("encoder", "cells", (places,)),
     ]
     if config.pre_norm:
         made.append(Module("encoder", "patches", (Norm("pre_norm", width, "layer"),)))

@@ -58,7 +58,10 @@ class Operation:
 
 @dataclass(frozen=True)
 class Linear(Operation):
-    """[N, inputs] -> [N, outputs]. `first`: it keeps its input, which nothing else keeps."""
+    """[N, inputs] -> [N, outputs].
+
+    `first`: it keeps its input, which nothing else keeps; `alike`: all views have the same one.
+    """
 
     name: str
     inputs: int
@@ -66,6 +69,7 @@ class Linear(Operation):
     cut: Cut = "whole"
     bias: bool = False
     first: bool = True
+    alike: bool = False
 
     def weights(self) -> tuple[Weight, ...]:
         axis = {"column": 0, "row": 1}.get(self.cut)
@@ -75,12 +79,15 @@ class Linear(Operation):
 
 @dataclass(frozen=True)
 class Norm(Operation):
-    """RMSNorm or LayerNorm over `width`, in fp32. `kept`: its input is a weight itself, which is there anyway."""
+    """RMSNorm or LayerNorm over `width`, in fp32.
+
+    `kept`: its input is there anyway if it is fp32 already: a weight (the same for all views), or what others norm too.
+    """
 
     name: str
     width: int
     kind: Kind = "rms"
-    kept: bool = False
+    kept: Literal["", "weight", "math"] = ""
 
     def weights(self) -> tuple[Weight, ...]:
         made = (Weight(f"{self.name}.weight", (self.width,)),)
@@ -177,11 +184,15 @@ class Repeated(Operation):
 
 @dataclass(frozen=True)
 class Places(Operation):
-    """Positions of a grid of `side` x `side`, added to patches; with `token` a class token before each view."""
+    """Positions of a grid of `side` x `side`, added to patches; with `token` a class token before each view.
+
+    `nearest`: a view of another grid takes the nearest ones; else they are interpolated.
+    """
 
     side: int
     width: int
     token: bool
+    nearest: bool = False
 
     def weights(self) -> tuple[Weight, ...]:
         rows = self.side**2 + self.token

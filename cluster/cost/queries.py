@@ -22,12 +22,12 @@ def qformer(config: QFormerProjector, channels: int, width: int) -> list[Module]
     once: dict[str, Any] = {"on": "once", "times": count}
     made = [
         Module("projector", "views", (Repeated("queries", wide, count, **once),)),
-        Module("projector", "views", (Norm("norm", wide, "layer", kept=True, **once),)),
+        Module("projector", "views", (Norm("norm", wide, "layer", kept="weight", **once),)),
     ]
     for n in range(config.layers):
-        ops = _attention("own", config, wide, None)
+        ops = _attention("own", config, wide, None, n == 0)
         if n % config.cross_every == 0:
-            ops += _attention("cross", config, channels, FEATURES)
+            ops += _attention("cross", config, channels, FEATURES, n == 0)
         ops += [
             Linear("up", wide, config.mlp_width, bias=True, times=count),
             Activation(config.activation, config.mlp_width, times=count),
@@ -38,14 +38,19 @@ def qformer(config: QFormerProjector, channels: int, width: int) -> list[Module]
     return [*made, Module("projector", "views", (Linear("out", wide, width, bias=True, times=count),))]
 
 
-def _attention(name: str, config: QFormerProjector, source: int, where: dict[str, Any] | None) -> list[Op]:
-    """norm(x + attention(x, source)); `where`: keys and values of features, none: the queries' own."""
+def _attention(name: str, config: QFormerProjector, source: int, where: dict[str, Any] | None, first: bool) -> list[Op]:
+    """norm(x + attention(x, source)).
+
+    Args:
+        where: keys and values of features; none: the queries' own.
+        first: of all layers: its queries are alike in all views, and it keeps the features for the others.
+    """
     wide, count = config.width, config.queries
     own = where is None
     place = where or {"times": count}
     return [
-        Linear(f"{name}.q", wide, wide, bias=True, times=count),
-        Linear(f"{name}.k", source, wide, bias=True, first=not own, **place),
+        Linear(f"{name}.q", wide, wide, bias=True, alike=first and own, times=count),
+        Linear(f"{name}.k", source, wide, bias=True, first=first and not own, **place),
         Linear(f"{name}.v", source, wide, bias=True, first=False, **place),
         Cross(config.heads, wide // config.heads, count if own else 0, reads=not own, times=count),
         Linear(f"{name}.out", wide, wide, bias=True, first=False, times=count),
@@ -65,7 +70,7 @@ def resampler(config: ResamplerProjector, channels: int, width: int) -> list[Mod
         Norm("norm_kv", width, "layer", on="outputs", at=4),
         Repeated("positions", width, count, at=1, **once),
         Repeated("queries", width, count, at=0, **once),
-        Norm("norm_q", width, "layer", kept=True, at=3, **once),
+        Norm("norm_q", width, "layer", kept="weight", at=3, **once),
         Linear("q", width, width, bias=True, at=5, **once),
         Linear("k", width, width, bias=True, at=6, **FEATURES),
         Linear("v", width, width, bias=True, at=7, **FEATURES),
@@ -96,8 +101,8 @@ def _layer(config: PerceiverProjector, width: int, first: bool) -> list[Op]:
     wide, kv = config.heads * config.head_size, config.kv_heads * config.head_size
     both: dict[str, Any] = {**FEATURES, "beside": count}
     return [
-        Norm("norm_latents", width, times=count, kept=first),
-        Norm("norm_features", width, **FEATURES),
+        Norm("norm_latents", width, times=count, kept="weight" if first else ""),
+        Norm("norm_features", width, kept="" if first else "math", **FEATURES),
         Linear("q", width, wide, times=count),
         Linear("k", width, kv, **both),
         Linear("v", width, kv, first=False, **both),

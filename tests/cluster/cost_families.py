@@ -89,7 +89,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "encoder": {"type": "efficientnet_lite0", "feature": "neck"},
         "resolution": {"type": "native", "max_tokens": 12},
         "projector": {"type": "linear", "bias": False},
-        "decoder": {**LLAMA, "activation": "quick_gelu", "attention": "prefix"},
+        "decoder": {**LLAMA, "activation": "gelu", "attention": "prefix"},
     },
 }
 
