@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.cost.estimate import Estimator, Setting
-from cluster.cost.load import Load, rows_of, stretch_of
+from cluster.cost.load import Load, rows_of
+from cluster.cost.segments import stretch_of
 from configs.load import load_recipe, resolve
 from configs.site import load_site
 

@@ -101,7 +101,7 @@ def _saved(step: Step, module: Module, load: Load, tp: int, numbers: Numbers) ->
         cast = 0 if numbers.weight == numbers.math else op.width * numbers.math
         return (n * op.width * numbers.math if step.trained else 0.0) + (cast if step.live else 0)
     if isinstance(op, Lookup):
-        return n * (INT64 + (INT64 + 1 if tp > 1 else 0)) if step.trained else 0.0
+        return n * (INT64 + (tp > 1)) if step.trained else 0.0
     if isinstance(op, Repeated):
         return n * op.looked_up if step.trained else 0.0
     if isinstance(op, Places):
@@ -136,7 +136,8 @@ def _attention(op: Attend, module: Module, load: Load, tp: int, numbers: Numbers
     around = stretch.gathered if stretch.padded else stretch.positions
     kept = (3 * around + stretch.gathered) * wide * numbers.attention + stretch.gathered * heads * FP32
     turned = 4 * stretch.positions * op.head * numbers.math / 2 if op.rotated and numbers.math != FP32 else 0.0
-    return kept + turned + stretch.masks * numbers.attention + stretch.real * INT64
+    chosen = 2 * heads * INT64 if op.cut and op.kv_heads % tp else 0.0  # which KV heads serve this rank's
+    return kept + turned + chosen + stretch.masks * numbers.attention + stretch.real * INT64
 
 
 def _cross(op: Cross, n: float, load: Load, numbers: Numbers) -> float:

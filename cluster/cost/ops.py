@@ -52,6 +52,11 @@ class Operation:
     at: int = 0
     aside: bool = False
 
+    @property
+    def dangling(self) -> bool:
+        """Its weight leaves its module as it is: ZeRO-3 then keeps it whole until the optimizer step."""
+        return False
+
     def weights(self) -> tuple[Weight, ...]:
         return ()
 
@@ -153,6 +158,10 @@ class Scale(Operation):
     name: str
     width: int
 
+    @property
+    def dangling(self) -> bool:
+        return True
+
     def weights(self) -> tuple[Weight, ...]:
         return (Weight(self.name, (1, self.width)),)
 
@@ -177,6 +186,10 @@ class Repeated(Operation):
     width: int
     rows: int = 1
     looked_up: int = 0
+
+    @property
+    def dangling(self) -> bool:
+        return not self.looked_up
 
     def weights(self) -> tuple[Weight, ...]:
         return (Weight(self.name, (self.rows, self.width)),)

@@ -102,7 +102,7 @@ def data_parallel(
             Message("norms", "all_reduce", "dp", groups * FP64, groups),
         ]
         if gathered.persistent:
-            made.append(Message("small weights", "all_gather", "dp", gathered.persistent * weight_bytes, 1))
+            made.append(Message("weights kept", "all_gather", "dp", gathered.persistent * weight_bytes, 1))
         return made
     often = micro_steps if zero == 2 else 1
     groups_padded = group_sizes(model.weights, dp, model.tp)
