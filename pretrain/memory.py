@@ -30,9 +30,7 @@ def memory_table(recipe: TrainRecipe, load: Load, vocabulary: int, dp: int, tp: 
     parallel, features_only = recipe.parallel, recipe.data.cache_features
     model = make_model(recipe.model, vocabulary, tp, recipe.stage.train, features_only)
     numbers, gpu = numbers_of(recipe), has_gpu()
-    held = states(
-        model.weights, parallel.zero, dp, tp, numbers.weight, micro_steps=2, overlap=gpu, buckets_whole=gpu
-    )
+    held = states(model.weights, parallel.zero, dp, tp, numbers.weight, micro_steps=2, overlap=gpu, buckets_whole=gpu)
     kept = activations(model, load, numbers)
     items = {
         "weights": float(held.weights),
@@ -95,8 +93,7 @@ def out_of_memory(recipe: TrainRecipe, mesh: Mesh, batch: Batch, vocabulary: int
         f"\n  {name:<28} {size / MIB:12,.1f} MiB" for name, size in sorted(items.items(), key=lambda i: -i[1])
     )
     frees = "".join(
-        f"\n  --set {name:<40} frees {size / MIB:,.1f} MiB"
-        for name, size in remedies(recipe, load, vocabulary, dp, tp)
+        f"\n  --set {name:<40} frees {size / MIB:,.1f} MiB" for name, size in remedies(recipe, load, vocabulary, dp, tp)
     )
     return (
         f"out of memory on rank {mesh.rank} in a micro-step of {len(batch.ids)} rows; its heaviest is row {fullest.row} "

@@ -87,7 +87,7 @@ def _saved(step: Step, module: Module, load: Load, tp: int, numbers: Numbers) ->
     op, n = step.op, load.over(step.op, module.stream)
     if isinstance(op, Linear):
         rows = n / load.positions("views") if op.alike else n
-        return rows * op.inputs / (tp if op.cut == "row" else 1) * numbers.math if op.first else 0.0
+        return rows * op.inputs / (tp if op.cut == "row" else 1) * numbers.math if op.first and op.kept else 0.0
     if isinstance(op, Norm | HeadNorm):
         return _norm(op, n, step, load, tp, numbers)
     if isinstance(op, Attend):

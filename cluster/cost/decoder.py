@@ -59,16 +59,23 @@ def _mlp(config: DecoderConfig) -> list[Op]:
         *(_maps(config, "gate", width, wide, "column", config.bias) if gated else ()),
         *_maps(config, "up", width, wide, "column", config.bias, first=not gated),
         Activation(config.activation, wide, gated, cut=True),
-        *_maps(config, "down", wide, width, "row", config.bias, first=kept),
+        *_maps(config, "down", wide, width, "row", config.bias, kept=kept),
     ]
 
 
 def _maps(
-    config: DecoderConfig, name: str, inputs: int, outputs: int, cut: Cut, bias: bool, first: bool = True
+    config: DecoderConfig,
+    name: str,
+    inputs: int,
+    outputs: int,
+    cut: Cut,
+    bias: bool,
+    first: bool = True,
+    kept: bool = True,
 ) -> list[Op]:
     """A linear; with an expert two, each of which gathers its own inputs."""
     if not config.expert:
-        return [Linear(name, inputs, outputs, cut, bias, first)]
+        return [Linear(name, inputs, outputs, cut, bias, first, kept)]
     where: list[dict[str, Any]] = [{"on": "outer"}, {"on": "inner", "at": EXPERT}]
     names = (name, f"expert.{name}")
     return [Linear(n, inputs, outputs, cut, bias, **place) for n, place in zip(names, where, strict=True)]

@@ -7,7 +7,7 @@ Pictures, the projector's queries, what their attention reads, and text are line
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.cost.ops import Cross, Lookup, Loss, Module, Norm, Op, Repeated
+from cluster.cost.ops import Cross, Linear, Lookup, Loss, Module, Norm, Op, Repeated
 
 LINES = {
     "patches": "vision",
@@ -69,20 +69,24 @@ def _through(
     module: Module, trained: tuple[bool, ...], live: dict[str, bool], tied: bool
 ) -> tuple[tuple[Step, ...], dict[str, bool]]:
     """The operations of a module, and what is live behind it."""
-    steps = []
+    steps: list[Step] = []
+    shared = False
     for op, trains in zip(module.ops, trained, strict=True):
         line = LINES.get(op.on or module.stream, "text")
         if isinstance(op, Loss):
             trains = trains or (op.name is None and tied)
         wanted = live.get(line, False)
+        if isinstance(op, Linear):
+            wanted = shared = wanted if op.first else shared
         if op.aside:  # features, normed or not, on their way to an attention
             wanted = wanted or live.get("normed", False) or (op.beside > 0 and live.get("queries", False))
+            shared = wanted
             to = "normed" if isinstance(op, Norm) else "keys"
             live[to] = live.get(to, False) or wanted or trains
         elif isinstance(op, Cross):
             live.pop("normed", None)
             wanted = live[line] = wanted or live.pop("keys", False)
         else:
-            live[line] = wanted or trains
+            live[line] = live.get(line, False) or wanted or trains
         steps.append(Step(op, wanted, trains))
     return tuple(steps), live

@@ -65,7 +65,7 @@ class Operation:
 class Linear(Operation):
     """[N, inputs] -> [N, outputs].
 
-    `first`: it keeps its input, which nothing else keeps; `alike`: all views have the same one.
+    `first`: of linears that share an input; `kept`: nothing else keeps that input; `alike`: it is the same for all views.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Linear(Operation):
     cut: Cut = "whole"
     bias: bool = False
     first: bool = True
+    kept: bool = True
     alike: bool = False
 
     def weights(self) -> tuple[Weight, ...]:
@@ -236,20 +237,7 @@ class Convolutions(Operation):
     flops: float
 
 
-Op = (
-    Linear
-    | Norm
-    | HeadNorm
-    | Attend
-    | Cross
-    | Activation
-    | Scale
-    | Lookup
-    | Repeated
-    | Places
-    | Loss
-    | Convolutions
-)
+Op = Linear | Norm | HeadNorm | Attend | Cross | Activation | Scale | Lookup | Repeated | Places | Loss | Convolutions
 
 
 @dataclass(frozen=True)
@@ -268,6 +256,4 @@ class Module:
 
     def weights(self) -> tuple[tuple[Weight, ...], ...]:
         """Parameters of each operation, under their whole names."""
-        return tuple(
-            tuple(Weight(f"{self.name}.{w.name}", w.shape, w.axis) for w in op.weights()) for op in self.ops
-        )
+        return tuple(tuple(Weight(f"{self.name}.{w.name}", w.shape, w.axis) for w in op.weights()) for op in self.ops)

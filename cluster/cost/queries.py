@@ -50,10 +50,10 @@ def _attention(name: str, config: QFormerProjector, source: int, where: dict[str
     place = where or {"times": count}
     return [
         Linear(f"{name}.q", wide, wide, bias=True, alike=first and own, times=count),
-        Linear(f"{name}.k", source, wide, bias=True, first=first and not own, **place),
+        Linear(f"{name}.k", source, wide, bias=True, first=not own, kept=first or own, **place),
         Linear(f"{name}.v", source, wide, bias=True, first=False, **place),
         Cross(config.heads, wide // config.heads, count if own else 0, reads=not own, times=count),
-        Linear(f"{name}.out", wide, wide, bias=True, first=False, times=count),
+        Linear(f"{name}.out", wide, wide, bias=True, kept=False, times=count),
         Norm(f"{name}.norm", wide, "layer", times=count),
     ]
 
@@ -75,7 +75,7 @@ def resampler(config: ResamplerProjector, channels: int, width: int) -> list[Mod
         Linear("k", width, width, bias=True, at=6, **FEATURES),
         Linear("v", width, width, bias=True, at=7, **FEATURES),
         Cross(config.heads, width // config.heads, times=count, shared=True),
-        Linear("out", width, width, bias=True, first=False, times=count, at=8),
+        Linear("out", width, width, bias=True, kept=False, times=count, at=8),
         Norm("norm", width, "layer", times=count, at=9),
         Linear("outward", width, width, times=count, at=10),
     ]
@@ -107,7 +107,7 @@ def _layer(config: PerceiverProjector, width: int, first: bool) -> list[Op]:
         Linear("k", width, kv, **both),
         Linear("v", width, kv, first=False, **both),
         Cross(config.heads, config.head_size, count, times=count),
-        Linear("out", wide, width, first=False, times=count),
+        Linear("out", wide, width, kept=False, times=count),
         Norm("norm", width, times=count),
         *_gated("mlp", width, WIDER * width, width, {"times": count}),
     ]

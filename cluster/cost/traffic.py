@@ -49,7 +49,9 @@ def tensor_parallel(model: Model, load: Load, numbers: Numbers) -> list[Message]
     for one in model.flow:
         key = (id(one.steps), one.module.stream)
         if key not in memo:
-            memo[key] = [m for step in one.steps for m in _of_step(step, load.over(step.op, one.module.stream), numbers)]
+            memo[key] = [
+                m for step in one.steps for m in _of_step(step, load.over(step.op, one.module.stream), numbers)
+            ]
         for name, size in memo[key]:
             total = sums.setdefault(f"{one.module.name.split('.')[0]} {name}", [0.0, 0.0])
             total[0] += size

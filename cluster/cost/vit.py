@@ -39,7 +39,7 @@ def _block(config: NativeViT, cut: bool, windows: bool) -> tuple[Op, ...]:
     ops += [
         Linear("up", width, wide, column, bias, first=not config.gated),
         Activation(config.activation, wide, config.gated, cut),
-        Linear("down", wide, width, row, bias, first=config.gated or config.activation != "relu"),
+        Linear("down", wide, width, row, bias),
     ]
     return tuple(ops)
 

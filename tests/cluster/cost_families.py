@@ -1,4 +1,4 @@
-"""Tiny compositions of every family and of every choice that is in none: what test_cost_families.py measures."""
+"""Tiny compositions of every family, and of choices that are in none: what test_cost_families.py measures."""
 
 from typing import Any
 
@@ -30,36 +30,14 @@ LLAMA = {
     "max_length": 512,
 }
 SQUARE = {"type": "square", "size": 42}
-REFERENCES: dict[str, dict[str, Any]] = {
-    "llava_v1": {
-        "encoder": CLIP,
-        "resolution": {**SQUARE, "fit": "crop"},
-        "projector": {"type": "linear"},
-        "decoder": {**LLAMA, "kv_heads": 4},
-    },
-    "yi_vl": {
-        "encoder": {**CLIP, "activation": "gelu"},
-        "resolution": {**SQUARE, "fit": "pad"},
-        "projector": {"type": "mlp", "norm_after": True},
-        "decoder": LLAMA,
-    },
-    "qwen_vl": {
-        "encoder": {**CLIP, "activation": "gelu", "class_token": "none", "final_norm": False, "feature_layer": -1},
-        "resolution": {**SQUARE, "size": 56},
-        "projector": {"type": "resampler", "queries": 9, "heads": 4},
-        "decoder": {**LLAMA, "kv_heads": None, "qkv_bias": True, "head_size": 8},
-    },
-    "cogvlm": {
-        "encoder": {**CLIP, "activation": "gelu", "pre_norm": False, "post_norm": True, "final_norm": False}
-        | {"patch_bias": True, "feature_layer": -1, "heads": 2},
+GRID = {**CLIP, "class_token": "none", "pre_norm": False, "feature_layer": -1}
+OTHERS: dict[str, dict[str, Any]] = {
+    "post_norm": {
+        "encoder": {**GRID, "class_token": "keep", "post_norm": True, "patch_bias": True, "heads": 2},
         "resolution": SQUARE,
         "projector": {"type": "glu", "hidden": 48, "ends": True},
         "decoder": {**LLAMA, "kv_heads": None, "expert": True, "positions": "shared"},
     },
-}
-"""Families without a class in transformers."""
-GRID = {**CLIP, "class_token": "none", "pre_norm": False, "feature_layer": -1}
-OTHERS: dict[str, dict[str, Any]] = {
     "perceiver": {
         "encoder": {**GRID, "image_size": 56, "heads": 2},
         "resolution": {"type": "tiles", "size": 56, "max_tiles": 4},
@@ -95,8 +73,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 def families(transformers: Any) -> dict[str, dict[str, Any]]:
-    """Name -> a tiny ModelConfig as a tree: classes of transformers, references, and other choices."""
+    """Name -> a tiny ModelConfig as a tree: classes of transformers, families without one, and other choices."""
     from pretrain.model.hf.families import family_of
+    from tests.families.originals import ORIGINALS, tower_of
     from tests.families.tiny import FAMILIES
 
     made: dict[str, dict[str, Any]] = {}
@@ -106,4 +85,8 @@ def families(transformers: Any) -> dict[str, dict[str, Any]]:
         if tiny.trained_at is not None:
             model = ModelConfig.model_validate(model.model_dump() | {"resolution": tiny.trained_at})
         made[name] = model.model_dump(mode="json")
-    return made | REFERENCES | OTHERS
+    for name, module in ORIGINALS.items():
+        config, tower = module.TINY, tower_of(name, module.TINY)
+        config = config if tower is None else {**config, "vision_config": tower}
+        made[name] = family_of(config, name).model_of(config).model_dump(mode="json")
+    return made | OTHERS
