@@ -45,7 +45,9 @@ def row(length: int, real: int, patches: int, labels: int, visual: int = 0, segm
     return Load(
         text=stretch_of([real // segments] * segments, length, causal=True),
         patches=stretch_of(views, sum(views), causal=False),
-        views=visual,
+        cells=sum(views),
+        outputs=visual,
+        views=len(views),
         visual=visual,
         labels=labels,
         pictures=segments if patches else 0,

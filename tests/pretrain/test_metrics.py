@@ -266,7 +266,7 @@ def test_useful_flops_by_hand() -> None:
     + [({"type": "glu", "hidden": 12}, 8 * 8 + 3 * 8 * 12), ({"type": "pixel_shuffle_linear"}, 4 * 8 * 8)],
 )
 def test_useful_flops_of_other_projectors(projector: dict[str, Any], weights: int) -> None:
-    model = ModelConfig.model_validate({**TINY, "projector": projector})
+    model = ModelConfig.model_validate({**TINY, "projector": projector, "resolution": {"type": "square", "size": 4}})
     assert useful_flops(model, 10, tiny_batch(), encoder_runs=False) == TEXT + 6 * 2 * weights
 
 
