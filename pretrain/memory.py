@@ -49,8 +49,11 @@ def memory_table(recipe: TrainRecipe, load: Load, vocabulary: int, dp: int, tp: 
 def numbers_of(recipe: TrainRecipe) -> Numbers:
     """Bytes of the dtypes that this machine computes a recipe in."""
     math = math_dtype(recipe.parallel.precision, recipe.parallel.math)
-    sizes = [torch.finfo(dtype).bits // 8 for dtype in (param_dtype(recipe.parallel.precision), math)]
-    return Numbers(*sizes, torch.finfo(attention_dtype(math)).bits // 8, fused_norm=has_gpu())
+
+    def size(dtype: torch.dtype) -> int:
+        return torch.finfo(dtype).bits // 8
+
+    return Numbers(size(param_dtype(recipe.parallel.precision)), size(math), size(attention_dtype(math)), has_gpu())
 
 
 def remedies(recipe: TrainRecipe, load: Load, vocabulary: int, dp: int, tp: int) -> list[tuple[str, float]]:
