@@ -27,6 +27,7 @@ from pretrain.mesh import alone
 from pretrain.model.inputs import to_inputs
 from pretrain.model.vlm import make_model as build
 from pretrain.row_loads import assumed_rows, loads_of_rows
+from pretrain.shapes import shapes_of
 from pretrain.stages import apply_stage
 from tests.cluster.cost_cases import family_batches, stage_of
 from tests.cluster.cost_families import OTHERS, families
@@ -186,6 +187,31 @@ def test_assumed_and_planned_rows_are_what_a_batch_carries(trees: dict[str, Any]
         assert planned.visual == pytest.approx(wanted.visual + wanted.newlines + 2 * marks, rel=1e-9), name
         for load in (assumed, planned) if config.decoder.expert else ():
             assert load.inner == pytest.approx(wanted.inner, rel=0.1), name
+
+
+def test_shapes_are_those_of_a_forward_pass(trees: dict[str, Any]) -> None:
+    """Of a sample with a picture and of one without, after each part."""
+    with alone() as mesh, torch.no_grad():
+        for name, tree in trees.items():
+            config = ModelConfig.model_validate(tree)
+            geometry, cnn = geometry_of(config), config.encoder.type == "efficientnet_lite0"
+            net = build(config, VOCABULARY, mesh, "fp32", "fp32", 0)
+            for pictures in (((100, 60),), ()):
+                one = sample(1, pictures, 12)
+                laid = one.laid_out(geometry)
+                batch = collate([[one]], laid.tokens, geometry, PAD, cnn=cnn)
+                inputs = to_inputs(batch, mesh.device)
+                features = net.encode(inputs)
+                hidden = net.hidden(inputs)
+                found = {
+                    "encoder": features,
+                    "projector": net.projector(features, max(1, inputs.views)),
+                    "decoder": hidden,
+                    "logits of learned tokens": net.decoder.logits(hidden[inputs.picked]),
+                }
+                shapes = shapes_of(config, pictures, laid.text_tokens, batch.label_tokens, VOCABULARY)
+                for part, tensor in found.items():
+                    assert shapes[part] == list(tensor.shape), (name, part, pictures)
 
 
 # ---- inference --------------------------------------------------------------------------------------------------

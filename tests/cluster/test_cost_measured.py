@@ -102,7 +102,15 @@ def test_states_activations_and_traffic(
         assert sent == estimated
 
 
-TILED: dict[str, Any] = {"type": "vit", "patch": 8, "image_size": 16, "width": 24, "depth": 2, "heads": 2, "mlp_width": 40}
+TILED: dict[str, Any] = {
+    "type": "vit",
+    "patch": 8,
+    "image_size": 16,
+    "width": 24,
+    "depth": 2,
+    "heads": 2,
+    "mlp_width": 40,
+}
 NEWLINES = {"encoder": TILED, "resolution": {"type": "anyres", "size": 16, "grids": [[1, 2], [2, 1]]}}
 QUERIES = {
     "encoder": {**TILED, "class_token": "keep"},
