@@ -1,6 +1,7 @@
 """`looksay estimate` against what is measured: see docs/benchmarks/estimate.md.
 
 python benchmarks/estimate.py bytes       parameters, states, activations, traffic of real engines
+python benchmarks/estimate.py families    the same for a tiny model of every family, under every layout
 python benchmarks/estimate.py command     CPU seconds of the command
 """
 
@@ -121,8 +122,11 @@ def time_command() -> None:
 
 
 def main() -> None:
+    from benchmarks.estimate_families import compare_families
+
     verbs: dict[str, Callable[[], None]] = {
         "bytes": compare_bytes,
+        "families": compare_families,
         "command": time_command,
     }
     if len(sys.argv) < 2 or sys.argv[1] not in verbs:

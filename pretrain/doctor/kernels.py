@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from cluster.cost.activations import Numbers
-from cluster.cost.load import Load, stretch_of
+from cluster.cost.flow import Step
+from cluster.cost.load import Load
 from cluster.cost.ops import Activation, Attend, Linear, Module, Norm, Op
+from cluster.cost.segments import stretch_of
 from cluster.cost.work import Kernel, kernels
 from pretrain.doctor.peaks import fastest
 from pretrain.mesh import Mesh, attention_dtype, has_gpu, math_dtype
@@ -68,7 +70,7 @@ class Bench:
     def counted(self, op: Op, positions: int, lengths: tuple[int, ...] = ()) -> Kernel:
         """What the cost model counts for an operation, forward and backward together."""
         load = Load(text=stretch_of(lengths or (positions,), positions, causal=True))
-        ahead, back = kernels(op, Module("layer", "text", (op,)), load, 1, self.numbers, True, True)
+        ahead, back = kernels(Step(op, True, True), Module("layer", "text", (op,)), load, 1, self.numbers)
         assert back is not None
         parts = zip(vars(ahead).values(), vars(back).values(), strict=True)
         return Kernel(*(a + b for a, b in parts))
@@ -83,7 +85,7 @@ class Bench:
         silu = ACTIVATIONS["silu"]
         two = self.timed(lambda x, y: silu(x) * y, self.random(positions, width), self.random(positions, width))
         a = self.counted(Norm("norm", width), positions)
-        b = self.counted(Activation(width, True, False), positions)
+        b = self.counted(Activation("silu", width, gated=True), positions)
         return one + two, Kernel(kernels=a.kernels + b.kernels, beside=a.beside + b.beside)
 
     def launch(self) -> float:
