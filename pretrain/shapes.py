@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from configs.encoders import EfficientNetLite0
 from configs.model import ModelConfig
+from configs.resolutions import AnyresResolution, RowColumnResolution
 from data_pipeline.stream.layout import geometry_of, layout
 from pretrain.model.cnn import CHANNELS
 
@@ -46,11 +47,14 @@ def shapes_of(
         channels = model.encoder.width
         shapes["patches"] = [counts.patches, 3 * geometry.patch**2]
     # A sample without pictures still runs one dummy token through encoder and projector.
+    cells = max(1, counts.patches // model.merge**2 + model.encoder_extra * len(counts.grids))
     visual, width = max(1, counts.visual_tokens), model.decoder.width
+    if isinstance(model.resolution, AnyresResolution | RowColumnResolution):
+        visual = cells  # newlines and the text between tiles come in behind the projector
     padded = -(-vocabulary // model.decoder.vocab_multiple) * model.decoder.vocab_multiple
     return {
         **shapes,
-        "encoder": [visual, channels * model.merge**2],
+        "encoder": [cells, channels * model.merge**2],
         "projector": [visual, width],
         "embeddings": [counts.tokens, width],
         "decoder": [counts.tokens, width],
