@@ -28,11 +28,11 @@ from pretrain.checkpoint.geometry import Span
 from pretrain.checkpoint.head import SCHEMA, Entry, Heads
 from pretrain.guard import Guard
 from pretrain.model.hf.families import Matched, match
-from pretrain.model.hf.published import Published
+from pretrain.model.hf.published import Published, tower_inside
 
 HOME, ASIDE = "hf", "aside.safetensors"
-KEPT = (".json", ".model", ".jinja", ".txt")
-"""Small files that are kept as published: tokenizer, processor, templates."""
+KEPT = (".json", ".model", ".jinja", ".txt", ".tiktoken", ".py")
+"""Small files that are kept as published: tokenizer, processor, templates, code of models that bring theirs (never run here)."""
 MOST_BYTES = 64 << 20
 SET_ME = "set-data.sources"
 
@@ -76,11 +76,17 @@ def recipe_of(model: ModelConfig, run: Path, name: str) -> TrainRecipe:
 
 
 def _keep(published: Published, matched: Matched, run: Path) -> None:
-    home = run / HOME
-    home.mkdir(parents=True)
-    for path in sorted(published.folder.iterdir()):
-        if path.suffix in KEPT and path.is_file() and path.stat().st_size <= MOST_BYTES and "index" not in path.name:
-            shutil.copyfile(path, home / path.name)
+    home, tower = run / HOME, tower_inside(published.folder, published.config)
+    for inside in (Path(), *([tower] if tower else [])):
+        (home / inside).mkdir(parents=True)
+        for path in sorted((published.folder / inside).iterdir()):
+            if (
+                path.suffix in KEPT
+                and path.is_file()
+                and path.stat().st_size <= MOST_BYTES
+                and "index" not in path.name
+            ):
+                shutil.copyfile(path, home / inside / path.name)
     if matched.aside:
         tensors = {theirs: published.tensor(theirs) for theirs in matched.aside}
         put_file(str(home / ASIDE), lambda target: save_file(tensors, target))

@@ -36,6 +36,7 @@ OPT = {
     "num_attention_heads": 4,
     "word_embed_proj_dim": WIDTH,
     "max_position_embeddings": 160,
+    "pad_token_id": 0,
 }
 
 
@@ -171,9 +172,9 @@ FAMILIES = {
 }
 
 
-def save(transformers: Any, name: str, folder: Path) -> Path:
+def save(transformers: Any, name: str, folder: Path, spread: float = SPREAD) -> Path:
     """Write the tiny model of a family as it is published."""
     model = FAMILIES[name].make(transformers)
-    randomise(model, 3, SPREAD)
+    randomise(model, 3, spread)
     model.save_pretrained(folder)
     return folder
