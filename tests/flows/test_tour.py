@@ -1,19 +1,25 @@
 """docs/tour.md, its Russian twin and docs/my-photos.md stay true: links, commands, excerpts, and the same in both languages."""
 
+import json
 import re
 import shlex
+import shutil
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from data_pipeline.stream.tokenizer import train_tokenizer
 from pretrain.cli.main import main, make_parser
+from tests.data_pipeline.conftest import encoded, noise
+from tests.families.published import save_llava
 from tests.flows.conftest import no_ray
+from tests.flows.test_first_day import SPECIALS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [DOCS / name for name in ("tour.md", "tour.ru.md", "my-photos.md", "README.md")]
+PAGES = [DOCS / name for name in ("tour.md", "tour.ru.md", "my-photos.md", "README.md")] + [ROOT / "README.md"]
 SHELL = {"make", "mkdir", "cp", "mv", "tar", "echo", "python", "ffmpeg", "ls"}
 """What else stands in blocks of commands."""
 
@@ -50,7 +56,7 @@ def links(page: Path) -> list[str]:
     return [link for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)) if "://" not in link]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_resolves(page: Path) -> None:
     assert links(page)
     for link in links(page):
@@ -61,7 +67,7 @@ def test_every_link_resolves(page: Path) -> None:
             assert place in {anchor(text) for _, text in headings(target)}, f"{link}: no such heading"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_parses(page: Path) -> None:
     for line in commands(page):
         words = shlex.split(line, comments=True)
@@ -164,3 +170,36 @@ def test_my_photos_from_the_folder_to_the_start_of_training(
         capsys.readouterr()
         assert main(["inspect", recipe, "--sample", "3", "--no-colour"]) == 0
         assert "16 visual" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_my_photos_from_published_weights(
+    checkout: Path, transformers: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page's own recipe and commands, on LLaVA-1.5 in small: two steps, one rank, tiny rows."""
+    page = DOCS / "my-photos.md"
+    [recipe] = [block for block in blocks(page) if block.language == "yaml"]
+    Path("photos_llava.yaml").write_text("\n".join(recipe.lines))
+    talk = [{"role": "user", "content": "<image>is it noise?"}, {"role": "assistant", "content": "yes"}]
+    for name in ("ask", "ask_test", "photos_test"):
+        place = Path("photos_test" if name == "photos_test" else f"sources/{name}")
+        place.mkdir(parents=True)
+        for number in range(4):
+            (place / f"{number:03}.jpg").write_bytes(encoded(noise(number), "JPEG"))
+            (place / f"{number:03}.json").write_text(json.dumps({"messages": talk}))
+        with no_ray():
+            assert main(["data", "build", str(place), f"runs/photos/{name}"]) == 0
+    shutil.copy("photos_test/003.jpg", "photos_test/030.jpg")
+    folder = save_llava(transformers, Path("llava-1.5-7b-hf"))
+    train_tokenizer(["runs/photos/ask"], str(folder), 300, SPECIALS)
+    small = ["data.packing={length: 128, rows_per_step: 2, window_steps: 2}", "stage.steps=2", "optim.warmup_steps=1"]
+    sets = [word for value in (*small, "log.to=[]") for word in ("--set", value)]
+    ran = []
+    for words in (shlex.split(line, comments=True) for line in commands(page)):
+        if words[0] == "looksay" and "llava" in " ".join(words):
+            capsys.readouterr()
+            assert main([*words[1:], *(sets if words[1] == "train" else [])]) == 0, words
+            ran.append(words[1])
+    assert ran == ["import", "train", "generate", "export"]
+    _, told = transformers.LlavaForConditionalGeneration.from_pretrained("out/photos_llava", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
