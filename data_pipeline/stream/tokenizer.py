@@ -1,4 +1,4 @@
-"""Train a small byte-level BPE tokenizer on the texts of datasets, with the `tokenizers` library."""
+"""A small byte-level BPE tokenizer trained on the texts of datasets, or a published one with a picture's mark added."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -61,3 +61,43 @@ def train_tokenizer(
     }
     put(str(Path(out) / "tokenizer_config.json"), json.dumps(config, indent=1).encode())
     return tokenizer.get_vocab_size()
+
+
+KEPT = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+)
+
+
+def take_tokenizer(folder: Path, out: Path, marks: Sequence[str]) -> int:
+    """Write OUT/tokenizer.json: a published one, and special tokens `marks` behind its own where it lacks them.
+
+    Returns the vocabulary's size.
+
+    Raises:
+        UserError: the folder has no tokenizer.json that can be read, or OUT is the folder itself.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    if out.exists() and out.samefile(folder):
+        raise UserError(f"--out {out} is the published folder itself: give another")
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no tokenizer.json: save it once in that form, with "
+            "`transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)`"
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception on a bad file
+        raise UserError(f"{path} cannot be read as a tokenizer ({error}): fetch it again") from None
+    lacking = [mark for mark in marks if tokenizer.token_to_id(mark) is None]
+    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in lacking])
+    for name in KEPT:
+        if (folder / name).is_file():
+            put(str(out / name), (folder / name).read_bytes())
+    put(str(out / "tokenizer.json"), tokenizer.to_str(pretty=True).encode())
+    return int(tokenizer.get_vocab_size())
