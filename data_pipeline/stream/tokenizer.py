@@ -22,19 +22,26 @@ def texts_of(dataset: Dataset) -> Iterator[str]:
 
 
 def train_tokenizer(
-    folders: Sequence[str], out: str, vocab_size: int = 2048, template: TemplateConfig | None = None
+    folders: Sequence[str],
+    out: str,
+    vocab_size: int = 2048,
+    template: TemplateConfig | None = None,
+    more: Sequence[str] = (),
 ) -> int:
     """Write OUT/tokenizer.json (and the config that makes it a Hugging Face folder). Returns the vocabulary's size.
 
+    Args:
+        more: texts that are one token each beside the template's marks.
     Raises:
         UserError: `out` holds something else, or vocab_size cannot hold the 256 bytes and the marks.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     template = template or TemplateConfig()
-    least = 256 + len(template.marks)
+    marks = list(dict.fromkeys((*template.marks, *more)))
+    least = 256 + len(marks)
     if vocab_size < least:
-        raise UserError(f"vocabulary {vocab_size} is too small: 256 bytes and {len(template.marks)} marks need {least}")
+        raise UserError(f"vocabulary {vocab_size} is too small: 256 bytes and {len(marks)} marks need {least}")
     if (Path(out) / NAME).exists():
         raise UserError(f"{out} holds a dataset: give the tokenizer a folder of its own")
     datasets = [Dataset(folder) for folder in folders]
@@ -46,7 +53,7 @@ def train_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=list(template.marks),
+        special_tokens=marks,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -57,7 +64,7 @@ def train_tokenizer(
         "bos_token": template.bos,
         "eos_token": template.end,
         "pad_token": template.pad,
-        "additional_special_tokens": [template.user, template.assistant, template.image],
+        "additional_special_tokens": [text for text in (template.user, template.assistant, template.image) if text],
     }
     put(str(Path(out) / "tokenizer_config.json"), json.dumps(config, indent=1).encode())
     return tokenizer.get_vocab_size()

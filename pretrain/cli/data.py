@@ -77,6 +77,7 @@ def _add_tokenizer(verbs: Any) -> None:
         "Train a small byte-level BPE tokenizer on the texts of datasets, or take a published one and give it a picture's mark.",
         [
             "looksay data tokenizer runs/mine/data --out runs/mine/tokenizer --vocab 1024",
+            "looksay data tokenizer runs/tiny/data --out runs/tiny/tokenizer_blip2 --vocab 1024 --recipe tiny_blip2",
             "looksay data tokenizer model.gguf --out runs/mine/tokenizer",
             "looksay data tokenizer lmsys/vicuna-7b-v1.5 --out runs/mine/tokenizer --mark '<image>' --mark '<pad>'",
         ],
@@ -95,6 +96,7 @@ def _add_tokenizer(verbs: Any) -> None:
     )
     tokenizer.add_argument("--out", required=True, metavar="FOLDER", help="where tokenizer.json goes")
     tokenizer.add_argument("--vocab", type=count, default=2048, help="most tokens (default 2048)")
+    tokenizer.add_argument("--recipe", help="whose template's marks become tokens (default: looksay's own template)")
     add_dry_run(tokenizer)
 
 
@@ -145,6 +147,19 @@ def _index(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _marks(recipe: str) -> tuple[Any, tuple[str, ...]]:
+    """A train recipe's template, and the marks that its resolution puts between tiles."""
+    from configs.load import load_recipe
+    from configs.resolutions import RowColumnResolution
+    from configs.schema import TrainRecipe
+    from data_pipeline.stream.row_column import MARKS
+
+    loaded = load_recipe(recipe)
+    if not isinstance(loaded, TrainRecipe):
+        raise UserError(f"{recipe} is a build recipe: give a train recipe, whose data.template has marks")
+    return loaded.data.template, MARKS if isinstance(loaded.model.resolution, RowColumnResolution) else ()
+
+
 def _tokenizer(args: argparse.Namespace) -> int:
     from data_pipeline.manifest import read_manifest
     from data_pipeline.stream.tokenizer import train_tokenizer
@@ -153,10 +168,11 @@ def _tokenizer(args: argparse.Namespace) -> int:
         return _taken_tokenizer(args)
     for folder in args.datasets:
         read_manifest(folder)
+    template, marks = _marks(args.recipe) if args.recipe else (None, ())
     if args.dry_run:
         print(f"would train a tokenizer of at most {args.vocab} tokens on {', '.join(args.datasets)} into {args.out}")
         return DONE
-    size = train_tokenizer(args.datasets, args.out, args.vocab)
+    size = train_tokenizer(args.datasets, args.out, args.vocab, template, marks)
     print(f"wrote {args.out}: {size} tokens; give it as data.tokenizer")
     return DONE
 

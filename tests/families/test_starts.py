@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save_file
 from configs.decoder import DecoderConfig
 from configs.encoders import ViT
 from configs.errors import UserError
+from configs.load import load_recipe
 from configs.model import ModelConfig
 from configs.resolutions import SquareResolution
+from data_pipeline.parts.recipe import parts_of
 from pretrain import decoder_weights, encoder_weights
 from pretrain.mesh import Mesh, alone
-from pretrain.model.hf.parts import tower_of
+from pretrain.model.hf.parts import require_alike, tower_of
 from pretrain.model.hf.text import decoder_of
 from pretrain.model.linear import logical_of
 from pretrain.model.vlm import VisionLanguageModel, make_model
@@ -264,3 +266,18 @@ def test_what_is_not_here_is_named_with_the_command(
     assert "run `looksay fetch openai/clip-vit-large-patch14-336` where there is a network" in said
     said = refusal(decoder_config(folders["llama"], weights="lmsys/vicuna-7b-v1.5@v1"))
     assert "looksay fetch lmsys/vicuna-7b-v1.5@v1" in said
+
+
+def test_the_documented_recipe_is_the_published_models(tmp_path: Path) -> None:
+    """docs/models.md, against the configurations of CLIP-L/14-336 and Vicuna-7B-v1.5 as published."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
+    (tmp_path / "mine.yaml").write_text(re.findall(r"(?ms)^```yaml\n(.*?)^```", text)[0])
+    model = load_recipe(str(tmp_path / "mine.yaml")).model
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    clip = {"model_type": "clip", "vision_config": vision | {"image_size": 336, "patch_size": 14}}
+    require_alike("model.encoder", model.encoder, tower_of(clip, -2), encoder_weights.FREE, "CLIP")
+    vicuna = {"vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
+    theirs = decoder_of(vicuna, "llama").model_copy(update={"kv_heads": None})
+    require_alike("model.decoder", model.decoder, theirs, decoder_weights.FREE, "Vicuna")
+    asked = [str(part) for part, _ in parts_of(load_recipe(str(tmp_path / "mine.yaml")))]
+    assert asked == ["openai/clip-vit-large-patch14-336"]
