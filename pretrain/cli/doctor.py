@@ -70,7 +70,9 @@ def _doctor(args: argparse.Namespace) -> int:
         findings.append(finding)
         _say(finding, args.json)
     measured: dict[str, Any] | None = None
-    if not args.no_measure:
+    # Where packages are missing nothing can be measured, and the findings have said what to install.
+    installed = all(one.level != "fail" for one in findings if one.name in ("python", "packages"))
+    if installed and not args.no_measure:
         from pretrain.doctor.storage import check_storage
 
         for place in places:

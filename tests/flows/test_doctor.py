@@ -60,6 +60,16 @@ def test_a_site_that_does_not_answer_fails(
     assert "FAIL  SLURM" in out and "-> go to a login node" in out
 
 
+def test_where_packages_are_missing_nothing_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cluster.doctor.versions.TESTED", {"no-such-package": "1.0"})
+    assert main(["doctor", "--write-site", str(tmp_path / "mine.yaml"), "--json"]) == 1
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["measured"] is None and not (tmp_path / "mine.yaml").exists()
+    assert any("no-such-package not installed" in one["said"] for one in tree["findings"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
