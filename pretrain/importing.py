@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from configs.errors import UserError
 from configs.load import dump_recipe
-from configs.model import ModelConfig
 from configs.schema import RECIPE, TrainRecipe
 from configs.training import OptimConfig
 from data_pipeline.storage import put, put_file
@@ -50,22 +49,23 @@ def import_published(folder: Path, run: Path, name: str, progress: bool = True) 
     for _, theirs in matched.pairs:
         if published.dtype(theirs) not in DTYPES:
             raise UserError(f"{folder} has {theirs} in {published.dtype(theirs)}: {', '.join(DTYPES)} can be imported")
-    recipe = recipe_of(matched.model, run, name)
+    recipe = recipe_of(matched, run, name)
     _keep(published, matched, run)
     _weights(published, matched, run, progress)
     put(str(run / "config.yaml"), dump_recipe(recipe).encode())  # last: with it the folder is a run
     return matched
 
 
-def recipe_of(model: ModelConfig, run: Path, name: str) -> TrainRecipe:
+def recipe_of(matched: Matched, run: Path, name: str) -> TrainRecipe:
     """A recipe that trains the model, but for its data."""
     tree = {
         "kind": "train",
         "name": name,
-        "model": model.model_dump(mode="json"),
+        "model": matched.model.model_dump(mode="json"),
         "data": {
             "sources": [{"path": SET_ME}],
             "tokenizer": str(run / HOME),
+            **({"template": {"preset": matched.template}} if matched.template else {}),
             "packing": {"length": 2048, "rows_per_step": 64},
         },
         "stage": {"kind": "sft", "steps": 1000, "train": {"projector": 1e-3}},

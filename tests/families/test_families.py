@@ -25,10 +25,12 @@ from tests.families.tiny import FAMILIES, VOCABULARY, save
 from tests.support.pool import Pool
 
 
-
 def unseen(model: Model, name: str) -> bool:
     """A key's bias adds the same to all scores of a query: softmax does not see it, its gradient is rounding. Unless it is rotated."""
-    turned = {"encoder": model.config.encoder.type == "native_vit", "decoder": model.config.decoder.positions != "learned"}
+    turned = {
+        "encoder": model.config.encoder.type == "native_vit",
+        "decoder": model.config.decoder.positions != "learned",
+    }
     return name.endswith(".k.bias") and not turned.get(name.partition(".")[0], False)
 
 

@@ -1,8 +1,6 @@
 """LLaVA v1, Yi-VL, Qwen-VL and CogVLM, in and out of their published layout: parity with independent references."""
 
-import json
 import types
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from configs.errors import UserError
 from configs.load import load_recipe
-from configs.model import ModelConfig
 from pretrain.exporting import export_run
 from pretrain.generate import Generator, Prompt
 from pretrain.importing import import_published
@@ -23,10 +19,10 @@ from pretrain.mesh import Mesh, alone
 from pretrain.model.hf.families import family_of, match
 from pretrain.model.hf.published import Published
 from pretrain.model.hf.rules import Rule
-from pretrain.model.linear import Builder, logical_of
-from pretrain.model.vlm import VisionLanguageModel
+from pretrain.model.linear import logical_of
 from tests.families.originals import FITS, ORIGINALS, TEMPLATES, VOCABULARY, given, load, save
 from tests.families.row import Model, inputs_of, logits_of, open_row_model, samples
+from tests.families.test_training import test_what_is_frozen_costs_nothing  # noqa: F401  # with this module's runs
 from tests.support.pool import Pool
 
 
@@ -189,109 +185,3 @@ def test_trained_here_it_leaves_for_its_own_code(
         "projector",
         "decoder",
     }
-
-
-# ---- older files, other models ---------------------------------------------------------------------------------------
-
-
-def changed(name: str, folder: Path, config: dict[str, Any], tensors: dict[str, Tensor | None]) -> Path:
-    """A family's tiny folder with other keys and tensors; None takes one away."""
-    save(name, folder)
-    for path, more in ((folder / "config.json", config), (folder / "model.safetensors", tensors)):
-        found: dict[str, Any] = json.loads(path.read_text()) if path.suffix == ".json" else load_file(path)
-        found = {key: value for key, value in (found | more).items() if value is not None}  # type: ignore[operator]
-        if path.suffix == ".json":
-            path.write_text(json.dumps(found))
-        else:
-            save_file(found, path)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("name", "config", "tables"),
-    [
-        # LLaVA's first files: a linear projector without saying so.
-        ("llava1", {"mm_projector_type": None, "rope_theta": None}, ["model.layers.1.self_attn.rotary_emb.inv_freq"]),
-        ("yi_vl", {}, ["model.vision_tower.vision_tower.vision_model.embeddings.position_ids"]),
-        ("qwen_vl", {"rotary_pct": None}, ["transformer.rotary_emb.inv_freq"]),
-        ("cogvlm", {"auto_map": None}, ["model.layers.0.self_attn.rotary_emb.inv_freq"]),
-        ("cogvlm", {"architectures": None, "model_type": "cogvlm"}, []),
-    ],
-)
-def test_what_older_code_saved_is_kept(name: str, config: dict[str, Any], tables: list[str], tmp_path: Path) -> None:
-    """Tables that are computed anew, integers too, leave as they came."""
-    table = torch.arange(4)
-    folder = changed(name, tmp_path / "hf", config, dict.fromkeys(tables, table))
-    import_published(folder, tmp_path / "run", name, progress=False)
-    export_run(str(tmp_path / "run"), tmp_path / "out", progress=False)
-    came, went = (load_file(tmp_path / place / "model.safetensors") for place in ("hf", "out"))
-    assert came.keys() == went.keys() and all(torch.equal(came[key], went[key]) for key in came)
-    assert all(torch.equal(went[key], table) for key in tables)
-
-
-TOWER = "model.vision_tower.vision_tower.vision_model."
-
-
-@pytest.mark.parametrize(
-    ("name", "config", "tensors", "said"),
-    [
-        ("llava1", {}, {TOWER + "pre_layrnorm.weight": None}, "LLaVA's first files leave CLIP out"),
-        ("llava1", {"mm_projector_type": "mlp2x_gelu"}, {}, "lacks model.mm_projector.0.weight"),
-        ("yi_vl", {"mm_projector_type": "resampler"}, {}, "mm_projector_type 'resampler'"),
-        ("yi_vl", {"mm_vision_tower": "somewhere/vit"}, {}, "'somewhere/vit', whose sizes are not known"),
-        ("yi_vl", {"mm_vision_select_feature": "cls_patch"}, {}, "mm_vision_select_feature 'cls_patch'"),
-        ("qwen_vl", {"visual": None}, {}, "model_type 'qwen'.*Qwen-VL"),
-        ("qwen_vl", {}, {"transformer.visual.attn_pool.pos_embed": None}, "lacks transformer.visual.attn_pool.pos_em"),
-        ("qwen_vl", {"visual": {**ORIGINALS["qwen_vl"].TINY["visual"], "width": 32}}, {}, "as wide as its language"),
-        ("qwen_vl", {"hidden_size": 24}, {}, "output_dim 32"),
-        ("cogvlm", {"num_multi_query_heads": 2}, {}, "num_multi_query_heads 2"),
-        ("cogvlm", {}, {"model.vision.boi": torch.zeros(1, 32)}, "model.vision.boi of shape"),
-        ("cogvlm", {}, {"model.vision.conv.weight": torch.zeros(1)}, "model.vision.conv.weight and 0 more"),
-    ],
-)
-def test_another_model_is_refused(
-    name: str, config: dict[str, Any], tensors: dict[str, Tensor | None], said: str, tmp_path: Path
-) -> None:
-    folder = changed(name, tmp_path / "hf", config, tensors)
-    with pytest.raises(UserError, match=said):
-        import_published(folder, tmp_path / "run", name, progress=False)
-    assert not (tmp_path / "run").exists()
-
-
-# ---- published sizes -------------------------------------------------------------------------------------------------
-
-
-def sized(name: str) -> Any:
-    """What a folder with the published configuration would hold, names and shapes only."""
-    module = ORIGINALS[name]
-    with torch.device("meta"):
-        shapes = {key: tuple(value.shape) for key, value in module.make(module.PUBLISHED).state_dict().items()}
-    return types.SimpleNamespace(
-        folder=Path("published"), config=module.PUBLISHED, names=sorted(shapes), shape=shapes.__getitem__
-    )
-
-
-def built(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, ...]]:
-    """Our own tensors of a composition, without memory."""
-    monkeypatch.setattr(Builder, "draw", lambda self, name, shape, std: torch.empty(shape, device="meta"))
-    with torch.device("meta"):
-        build = Builder(0, 0, 1, torch.float32, torch.device("meta"))
-        net = VisionLanguageModel(model, 1, build, torch.float32)
-    return {logical_of(p).name: logical_of(p).shape for p in net.parameters()}
-
-
-@pytest.mark.parametrize("name", ORIGINALS)
-def test_published_names_and_shapes(name: str, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each published tensor is covered by rules to its last row, and each of ours is filled by one."""
-    published = sized(name)
-    matched = match(published)
-    rows: dict[str, list[int]] = defaultdict(list)
-    for rule, source in matched.pairs:
-        places = torch.arange(rule.published[0])
-        rows[source] += (
-            places if rule.rows is None else places[rule.rows if isinstance(rule.rows, slice) else list(rule.rows)]
-        ).tolist()
-    assert sorted(rows) + sorted(matched.aside) == sorted(published.names, key=lambda n: (n in matched.aside, n))
-    for source, covered in rows.items():
-        assert sorted(covered) == list(range(published.shape(source)[0])), source
-    assert built(matched.model, monkeypatch) == {rule.ours: rule.shape for rule, _ in matched.pairs}

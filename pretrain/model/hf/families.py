@@ -6,6 +6,7 @@ from configs.errors import UserError
 from configs.model import ModelConfig
 from pretrain.model.hf import blip2, cogvlm, idefics3, internvl, llava, original_llava, paligemma, qwen2_vl, qwen_vl
 from pretrain.model.hf.family import Config, Family
+from pretrain.model.hf.processor import chat_template_of, fitted, processor_of
 from pretrain.model.hf.published import Published
 from pretrain.model.hf.rules import Rule
 
@@ -50,11 +51,15 @@ def _original(config: Config) -> Family | None:
 
 @dataclass(frozen=True)
 class Matched:
-    """Each rule with the published name it takes its tensor from, and names that belong to no part that is run."""
+    """Each rule with the published name it takes its tensor from, and names that belong to no part that is run.
+
+    `template`: the preset of the text template that the family's conversations have.
+    """
 
     model: ModelConfig
     pairs: list[tuple[Rule, str]]
     aside: list[str]
+    template: str | None = None
 
 
 def match(published: Published) -> Matched:
@@ -64,7 +69,7 @@ def match(published: Published) -> Matched:
         UserError: a tensor is missing, one is left over, or one has another shape.
     """
     family = family_of(published.config, str(published.folder / "config.json"))
-    model = family.model_of(published.config)
+    model = fitted(family.model_of(published.config), processor_of(published.folder))
     names = {family.normalised(name): name for name in published.names}
     pairs, used = [], set()
     for rule in family.rules_of(model):
@@ -87,4 +92,4 @@ def match(published: Published) -> Matched:
         raise UserError(
             f"{published.folder} has {extra[0]} and {len(extra) - 1} more tensors that this family does not: it is another model"
         )
-    return Matched(model, pairs, list(aside.values()))
+    return Matched(model, pairs, list(aside.values()), family.preset(chat_template_of(published.folder)))

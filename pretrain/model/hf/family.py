@@ -29,6 +29,8 @@ class Family:
     """What to do where a tensor under a short prefix is missing, where it is another thing than usual."""
     template: str | None = None
     """The preset of configs/templates.py that its conversations have; none: not one for all of them."""
+    chats: tuple[tuple[str, str], ...] = ()
+    """(text in the published chat template, preset): the first that is there decides, before `template`."""
 
     def normalised(self, name: str) -> str:
         """The one short spelling of a name on disk."""
@@ -36,6 +38,10 @@ class Family:
             if name.startswith(prefix):
                 return short + name.removeprefix(prefix)
         return name
+
+    def preset(self, chat: str) -> str | None:
+        """The text template that goes with a published chat template."""
+        return next((preset for mark, preset in self.chats if mark in chat), self.template)
 
     def remedy(self, name: str) -> str:
         """What to do where the tensor of a short name is missing."""
