@@ -201,7 +201,7 @@ class Estimator:
         return made + control(setting.zero, tp, dp, groups, weight) + counts(setting.ranks)
 
     def _picture_bytes(self) -> tuple[float, float, float]:
-        """Bytes of a patch, of a cached feature, and of a CNN's pixels for one visual token."""
+        """Bytes of a patch, of a cell's cached features, and of its pixels where a CNN takes them."""
         encoder = self.recipe.model.encoder
         if not isinstance(encoder, EfficientNetLite0):
             return 3.0 * encoder.patch**2, 0.0, 0.0

@@ -230,7 +230,7 @@ class Loss(Operation):
 class Convolutions(Operation):
     """A frozen network of convolutions outside the trained parameters, fp32, whole on every rank.
 
-    `elements` are what it holds (batch norms folded in), `flops` forward for one output position.
+    `elements` are what it holds (batch norms folded in), `flops` forward for one cell.
     """
 
     elements: int

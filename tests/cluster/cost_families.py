@@ -71,6 +71,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
 }
 
+OTHERS["cnn_merged"] = {**OTHERS["cnn"], "projector": {"type": "pixel_shuffle_mlp"}}
+
 
 def families(transformers: Any) -> dict[str, dict[str, Any]]:
     """Name -> a tiny ModelConfig as a tree: classes of transformers, families without one, and other choices."""
