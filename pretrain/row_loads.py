@@ -5,6 +5,7 @@ dataset -> planner -> rows -> Load of each  --(kept in the user's cache)-->  Row
 a picture's size, tokens of text -> layout -> samples that fill a row --^
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.cost.load import Load, Rows, Stretch, rows_of, stretch_of
+from configs.errors import UserError
 from configs.resolutions import NativeResolution
 from configs.schema import TrainRecipe
+from data_pipeline.parts.cache import tokenizer_folder
 
 MOST_ROWS = 2048
 """Rows of a plan that are looked at: at 4 bytes a label more would change no digit that is printed."""
@@ -43,6 +46,9 @@ def uncounted(recipe: TrainRecipe) -> str | None:
 
 
 def tokenizer_file(recipe: TrainRecipe) -> Path:
+    """Where it is, or would be."""
+    with contextlib.suppress(UserError):  # a hub's, which nobody fetched
+        return tokenizer_folder(recipe.data.tokenizer) / "tokenizer.json"
     return Path(recipe.data.tokenizer) / "tokenizer.json"
 
 

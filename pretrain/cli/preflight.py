@@ -6,10 +6,12 @@ from pathlib import Path
 
 from cluster.gather import gather
 from cluster.place import find_node, find_place, world_of
+from configs.encoders import NativeViT
 from configs.errors import UserError
 from configs.load import load_recipe
 from configs.schema import TrainRecipe
 from data_pipeline.manifest import read_manifest
+from data_pipeline.parts.cache import require_here
 from data_pipeline.storage import exists, join
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.geometry import geometry_of
@@ -73,7 +75,21 @@ def _check_training(recipe: TrainRecipe, run: str) -> None:
     check_run_folder(Path(run), recipe)
     if recipe.stage.start_from is not None:
         check_run(recipe.stage.start_from, "stage.start_from ")
+    check_parts(recipe)
     check_data(recipe)
+
+
+def check_parts(recipe: TrainRecipe) -> None:
+    """Weights that the recipe names are here: no rank opens a connection.
+
+    Raises:
+        UserError: one is not; names the command that brings it.
+    """
+    encoder, decoder = recipe.model.encoder, recipe.model.decoder
+    weights = {"encoder": None if isinstance(encoder, NativeViT) else encoder.weights, "decoder": decoder.weights}
+    for part, text in weights.items():
+        if text is not None and (part == "encoder" and encoder.type != "vit" or recipe.stage.start_from is None):
+            require_here(text, f"model.{part}.weights")
 
 
 def check_run(spec: str, key: str = "") -> None:

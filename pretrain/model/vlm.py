@@ -70,7 +70,8 @@ class VisionLanguageModel(nn.Module):
             if not inputs.images:
                 return torch.zeros(1, wide, dtype=self.math, device=inputs.ids.device)
             with torch.no_grad():
-                return torch.cat(self.frozen_cnn[0].encode(inputs.images, inputs.ids.device)).to(self.math)  # type: ignore[operator]
+                found = self.frozen_cnn[0].encode(inputs.images, inputs.ids.device, merge=self.merge)  # type: ignore[operator]
+                return torch.cat(found).to(self.math)
         patches, places, bounds = inputs.patches, inputs.patch_places, inputs.patch_bounds
         if patches is None or len(patches) == 0:
             count = self.merge**2
