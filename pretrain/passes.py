@@ -80,7 +80,6 @@ class Passes:
             flops = useful_flops(
                 self.recipe.model,
                 self.vocabulary,
-                self.model.channels,
                 batch,
                 self.model.encoder is not None,
             )
@@ -110,4 +109,4 @@ class Passes:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise RunError(out_of_memory(self.recipe, self.mesh, batch, self.table, self.vocabulary)) from error
+            raise RunError(out_of_memory(self.recipe, self.mesh, batch, self.vocabulary)) from error

@@ -112,16 +112,3 @@ def test_a_trainers_whole_step_sends_what_is_said(
         counted, estimated = (sum(table[n] for table in found.values()) for n in (0, 1))
         # Measured: exact at TP 1; above, the batch's JSON header is estimated: 0.4 % of so small a step's bytes.
         assert counted == pytest.approx(estimated, rel=0 if tp == 1 else 0.01)
-
-
-def test_useful_flops_are_those_of_the_trainers_own_mfu() -> None:
-    from cluster.cost.work import useful_flops as estimated
-    from pretrain.loads import load_of
-    from pretrain.metrics import useful_flops
-    from tests.support.worlds import batch_of, rows_of
-
-    batch = batch_of(rows_of("mixed")[:4])
-    channels = MODEL.encoder.width  # type: ignore[union-attr]
-    wanted = useful_flops(MODEL, VOCABULARY, channels, batch, encoder_runs=True)
-    model = make_model(MODEL, VOCABULARY, 1, ALL)
-    assert estimated(model, load_of(batch, MODEL), VOCABULARY) == pytest.approx(wanted, rel=1e-12)
