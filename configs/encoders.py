@@ -54,7 +54,9 @@ class Staged(Cnn):
     @model_validator(mode="after")
     def _stages(self) -> "Staged":
         if len(self.depths) != len(self.widths):
-            raise ValueError(f"depths {list(self.depths)} and widths {list(self.widths)} must have one entry a stage each")
+            raise ValueError(
+                f"depths {list(self.depths)} and widths {list(self.widths)} must have one entry a stage each"
+            )
         for name, least in (("depths", 1), ("widths", 4)):
             if min(getattr(self, name)) < least:
                 raise ValueError(f"{name} {list(getattr(self, name))} must be {least} or more in each stage")
@@ -76,7 +78,8 @@ class ResNet(Staged):
     widths: tuple[int, ...] = Field((256, 512, 1024, 2048), min_length=1, description="channels behind each stage")
     stem: int = Field(64, ge=1, description="channels of the 7 x 7 convolution before the first stage")
     block: Literal["bottleneck", "basic"] = Field(
-        "bottleneck", description="1x1, 3x3, 1x1 with a quarter of the channels inside; `basic`: 3x3, 3x3 (ResNet-18, -34)"
+        "bottleneck",
+        description="1x1, 3x3, 1x1 with a quarter of the channels inside; `basic`: 3x3, 3x3 (ResNet-18, -34)",
     )
 
     @model_validator(mode="after")

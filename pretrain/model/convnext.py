@@ -53,9 +53,7 @@ class ConvNext(FrozenCnn):
         for number, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
             down = [ChannelNorm(inputs, EPS), nn.Conv2d(inputs, width, 2, 2)] if number else []
             blocks = [Block(width, config.layer_scale) for _ in range(depth)]
-            stages.append(
-                nn.ModuleDict({"downsampling_layer": nn.Sequential(*down), "layers": nn.Sequential(*blocks)})
-            )
+            stages.append(nn.ModuleDict({"downsampling_layer": nn.Sequential(*down), "layers": nn.Sequential(*blocks)}))
             inputs = width
         self.encoder = nn.ModuleDict({"stages": nn.ModuleList(stages)})
         self.eval()
