@@ -47,6 +47,7 @@ run_folder.py    the run folder as a contract
 provenance.py    commit, versions, system
 importing.py     a published model becomes a run at step 0
 converting.py    pickled weights become safetensors
+joining.py       what the export of a run out of separate parts needs
 exporting.py     a run as its family is published
 model/           encoder, projector, decoder, and their composition
 

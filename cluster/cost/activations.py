@@ -72,7 +72,7 @@ def activations(model: Model, load: Load, numbers: Numbers) -> Activations:
         else:
             kept += size
         spike = max(spike, buffers)
-    shared = tables(model, load)
+    shared = tables(model, load, numbers)
     for part, size in shared.items():
         by_part[part] = by_part.get(part, 0.0) + size
     return Activations(by_part, kept + largest + sum(shared.values()), spike)
@@ -120,7 +120,8 @@ def _norm(op: Norm | HeadNorm, n: float, step: Step, load: Load, tp: int, number
     layer = kind == "layer"
     inputs = rows
     if kept == "weight":
-        inputs = 0.0 if numbers.weight == FP32 else rows / (1 if op.on == "once" else load.positions("views"))
+        once = op.on == "once" or numbers.math != FP32  # the cast to fp32 is of all views' queries
+        inputs = 0.0 if numbers.weight == FP32 else rows / (1 if once else load.positions("views"))
     if kept == "math" and numbers.math == FP32:
         inputs = 0.0
     made = rows if step.trained and not layer and not numbers.fused_norm else 0.0
@@ -133,8 +134,11 @@ def _norm(op: Norm | HeadNorm, n: float, step: Step, load: Load, tp: int, number
 def _attention(op: Attend, module: Module, load: Load, tp: int, numbers: Numbers) -> float:
     stretch, heads = load.stretch(module.stream, op.windows), op.heads / (tp if op.cut else 1)
     wide = heads * op.head
-    around = stretch.gathered if stretch.padded else stretch.positions
-    kept = (3 * around + stretch.gathered) * wide * numbers.attention + stretch.gathered * heads * FP32
+    around = 3 * stretch.gathered
+    if not stretch.padded:  # calls look at the whole of q, k and v, or at cast copies of their own parts
+        whole = numbers.attention == numbers.math
+        around = 3 * stretch.positions if whole else stretch.gathered + 2 * stretch.keys
+    kept = (around + stretch.gathered) * wide * numbers.attention + stretch.gathered * heads * FP32
     turned = 4 * stretch.positions * op.head * numbers.math / 2 if op.rotated and numbers.math != FP32 else 0.0
     chosen = 2 * heads * INT64 if op.cut and op.kv_heads % tp else 0.0  # which KV heads serve this rank's
     return kept + turned + chosen + stretch.masks * numbers.attention + stretch.real * INT64
@@ -144,7 +148,7 @@ def _cross(op: Cross, n: float, load: Load, numbers: Numbers) -> float:
     """Queries, keys, values, output and log-sum-exp."""
     wide, views = op.heads * op.head, load.positions("views")
     keys = keys_of(op, load)
-    queries = n / views if op.shared else n
+    queries = n / views if op.shared and numbers.attention == numbers.math else n
     kept = (queries + 2 * keys + n) * wide * numbers.attention + n * op.heads * FP32
     return kept + (0.0 if numbers.attention == numbers.math else n * wide * numbers.math)
 
@@ -154,7 +158,7 @@ def keys_of(op: Cross, load: Load) -> float:
     return (load.positions("outputs") if op.reads else 0.0) + op.own * load.positions("views")
 
 
-def tables(model: Model, load: Load) -> dict[str, float]:
+def tables(model: Model, load: Load, numbers: Numbers) -> dict[str, float]:
     """What layers share, by part: angles of the rotation, places of segments, of windows, of visual and expert's tokens."""
     made: dict[str, float] = {"decoder": load.visual * INT64 * (2 if load.ordered else 1) + load.newlines * INT64}
     seen: set[tuple[str, str]] = set()
@@ -164,7 +168,9 @@ def tables(model: Model, load: Load) -> dict[str, float]:
             if kind and step.live and (one.part, kind) not in seen:
                 seen.add((one.part, kind))
                 made[one.part] = made.get(one.part, 0.0) + _table(one.module, kind, load)
-            if isinstance(step.op, Attend) and step.op.rotated and step.live and (one.part, "turned") not in seen:
+            if not isinstance(step.op, Attend) or not step.op.rotated or not step.live or numbers.math != FP32:
+                continue  # in another dtype each layer keeps its own cast of the angles
+            if (one.part, "turned") not in seen:
                 seen.add((one.part, "turned"))
                 angles = load.stretch(one.module.stream).positions * step.op.head * FP32
                 made[one.part] = made.get(one.part, 0.0) + angles

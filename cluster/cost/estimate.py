@@ -201,12 +201,12 @@ class Estimator:
         return made + control(setting.zero, tp, dp, groups, weight) + counts(setting.ranks)
 
     def _picture_bytes(self) -> tuple[float, float, float]:
-        """Bytes of a patch, of a cached feature, and of a CNN's pixels for one cell."""
+        """Bytes of a patch, of an output that is cached, and of a CNN's pixels for one cell."""
         encoder = self.recipe.model.encoder
         if not isinstance(encoder, Cnn):
             return 3.0 * encoder.patch**2, 0.0, 0.0
         if self.recipe.data.cache_features:
-            return 0.0, 2.0 * channels(encoder), 0.0
+            return 0.0, 2.0 * channels(encoder) * self.recipe.model.merge**2, 0.0
         return 0.0, 0.0, 3.0 * encoder.patch**2
 
     def _memory(self, held: States, kept: Activations, gathered: Gathers | None, setting: Setting) -> dict[str, float]:

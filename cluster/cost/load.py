@@ -11,7 +11,7 @@ class Stretch:
     """Positions that operations run over.
 
     `gathered`: positions of attention calls, their padding with them. `pairs`: query-key pairs that these calls compute,
-    `useful`: pairs inside segments. `calls`: attention calls. `masks`: elements of masks that calls are given.
+    `useful`: pairs inside segments. `calls`: attention calls. `keys`: positions of their keys, `masks`: elements of their masks.
     """
 
     positions: float = 0
@@ -20,6 +20,7 @@ class Stretch:
     pairs: float = 0
     useful: float = 0
     calls: float = 0
+    keys: float = 0
     masks: float = 0
     padded: bool = True
     """Segments are gathered into padded calls (else each is a call of its own on a view)."""
@@ -28,7 +29,7 @@ class Stretch:
         return stretch_with(lambda f: getattr(self, f) * factor, self.padded)
 
 
-PLAIN = ("positions", "real", "gathered", "pairs", "useful", "calls", "masks")
+PLAIN = ("positions", "real", "gathered", "pairs", "useful", "calls", "keys", "masks")
 
 
 def stretch_with(number: Callable[[str], float], padded: bool) -> Stretch:

@@ -29,7 +29,7 @@ def stretch_of(
     gathered = sum(group[-1] * len(group) for group in groups)
     longest = [(group[-1], len(group)) for group in groups]
     pairs = sum((m * (m + 1) / 2 if causal else m * m) * count for m, count in longest)
-    return Stretch(positions, real, gathered, pairs, useful, len(groups), padded=padded)
+    return Stretch(positions, real, gathered, pairs, useful, len(groups), gathered, padded=padded)
 
 
 def _groups(ordered: list[int], causal: bool) -> list[list[int]]:
@@ -49,13 +49,14 @@ def _prefixed(segments: Sequence[tuple[int, int]], positions: float) -> Stretch:
     """Each segment in two calls: its prefix on itself, the rest on all of it under a mask."""
     real = sum(length for length, _ in segments)
     calls = sum((prefix > 0) + (prefix < length) for length, prefix in segments)
-    pairs = useful = masks = 0.0
+    pairs = useful = masks = keys = 0.0
     for length, prefix in segments:
         rest = length - prefix
         pairs += prefix**2 + (rest * length if prefix else rest * (rest + 1) / 2)
         useful += prefix**2 + rest * prefix + rest * (rest + 1) / 2
         masks += rest * length if prefix else 0
-    return Stretch(positions, real, real, pairs, useful, calls, masks, padded=False)
+        keys += prefix + (length if rest else 0)
+    return Stretch(positions, real, real, pairs, useful, calls, keys, masks, padded=False)
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------

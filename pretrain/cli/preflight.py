@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.gather import gather
 from cluster.place import find_node, find_place, world_of
-from configs.encoders import NativeViT
+from configs.encoders import EfficientNetLite0, ViT
 from configs.errors import UserError
 from configs.load import load_recipe
 from configs.schema import TrainRecipe
@@ -75,21 +75,27 @@ def _check_training(recipe: TrainRecipe, run: str) -> None:
     check_run_folder(Path(run), recipe)
     if recipe.stage.start_from is not None:
         check_run(recipe.stage.start_from, "stage.start_from ")
-    check_parts(recipe)
+    check_parts(recipe, begun=bool(steps_of(Path(run))))
     check_data(recipe)
 
 
-def check_parts(recipe: TrainRecipe) -> None:
-    """Weights that the recipe names are here: no rank opens a connection.
+def check_parts(recipe: TrainRecipe, begun: bool) -> None:
+    """Weights that the recipe names and will read are here: no rank opens a connection.
+
+    Args:
+        begun: the run has a checkpoint, from which it goes on.
 
     Raises:
         UserError: one is not; names the command that brings it.
     """
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
-    weights = {"encoder": None if isinstance(encoder, NativeViT) else encoder.weights, "decoder": decoder.weights}
-    for part, text in weights.items():
-        if text is not None and (part == "encoder" and encoder.type != "vit" or recipe.stage.start_from is None):
-            require_here(text, f"model.{part}.weights")
+    starts = not begun and recipe.stage.start_from is None
+    if isinstance(encoder, EfficientNetLite0) and encoder.weights is not None:  # frozen, so no checkpoint has it
+        require_here(encoder.weights, "model.encoder.weights")
+    if starts and isinstance(encoder, ViT) and encoder.weights is not None:
+        require_here(encoder.weights, "model.encoder.weights")
+    if starts and decoder.weights is not None:
+        require_here(decoder.weights, "model.decoder.weights")
 
 
 def check_run(spec: str, key: str = "") -> None:

@@ -5,8 +5,11 @@ everything trained and a frozen encoder with half of the decoder.
 """
 
 import os
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,16 +18,21 @@ from cluster.cost.activations import Numbers
 from cluster.cost.load import Load
 from cluster.cost.parts import Model, make_model
 from cluster.cost.work import passes, useful_of
+from configs.load import load_recipe
 from configs.model import ModelConfig
+from data_pipeline.stream.collate import collate
+from data_pipeline.stream.geometry import geometry_of
 from pretrain.loads import load_of
 from pretrain.mesh import alone
 from pretrain.model.inputs import to_inputs
 from pretrain.model.vlm import make_model as build
+from pretrain.row_loads import assumed_rows, loads_of_rows
+from pretrain.shapes import shapes_of
 from pretrain.stages import apply_stage
 from tests.cluster.cost_cases import family_batches, stage_of
 from tests.cluster.cost_families import OTHERS, families
 from tests.support.pool import Pool
-from tests.support.worlds import VOCABULARY
+from tests.support.worlds import PAD, VOCABULARY, sample
 
 CASES = "tests.cluster.cost_cases:"
 LAYOUTS = [  # ranks, TP, ZeRO, weights, part of the model trained
@@ -142,6 +150,68 @@ def _useful(model: Model, part: str, load: Load) -> float:
     """FLOPs that count for MFU: where nothing is padding and nothing frozen, three times those of forward."""
     modules = [module for module in model.modules if module.name.split(".")[0] == part]
     return sum(useful_of(op, module, load, 0) for module in modules for op in module.ops)
+
+
+# ---- rows -------------------------------------------------------------------------------------------------------
+
+
+def test_assumed_and_planned_rows_are_what_a_batch_carries(trees: dict[str, Any]) -> None:
+    """Without pixels and tokens: the same counts as of the collated row, for every family."""
+    tiny = load_recipe("tiny_train")
+    for name, tree in trees.items():
+        config = ModelConfig.model_validate(tree)
+        geometry, cnn = geometry_of(config), config.encoder.type == "efficientnet_lite0"
+        one = sample(1, ((100, 60),), 12)
+        laid = one.laid_out(geometry)
+        length = 2 * laid.tokens + laid.text_tokens // 2
+        batch = collate([[one, sample(2, ((100, 60),), 12)]], length, geometry, PAD, cnn=cnn)
+        wanted = load_of(batch, config)
+        packing = tiny.data.packing.model_copy(update={"length": length})  # type: ignore[union-attr]
+        recipe = tiny.model_copy(
+            update={"model": config, "data": tiny.data.model_copy(update={"packing": packing})}  # type: ignore[union-attr]
+        )
+        marks = laid.tokens - laid.text_tokens - wanted.visual / 2 - wanted.newlines / 2
+        assumed = assumed_rows(recipe, (100, 60), laid.text_tokens, laid.label_tokens).mean  # type: ignore[arg-type]
+        row = SimpleNamespace(
+            patches=np.array([laid.patches] * 2),
+            images=np.array([1, 1]),
+            visual=np.array([laid.visual_tokens] * 2),
+            tokens=np.array([laid.tokens] * 2),
+            labels=np.array([laid.label_tokens] * 2),
+        )
+        planned = loads_of_rows(recipe, [row], "a test").mean  # type: ignore[arg-type]
+        assert replace(assumed, inner=0) == replace(wanted, inner=0), name
+        # A plan knows neither the shape of a native picture nor which of its positions are newlines and marks.
+        unknown: dict[str, Any] = {"visual": 0, "newlines": 0, "inner": 0, "windows": None, "resized": False}
+        assert replace(planned, **unknown) == replace(wanted, **unknown), name
+        assert planned.visual == pytest.approx(wanted.visual + wanted.newlines + 2 * marks, rel=1e-9), name
+        for load in (assumed, planned) if config.decoder.expert else ():
+            assert load.inner == pytest.approx(wanted.inner, rel=0.1), name
+
+
+def test_shapes_are_those_of_a_forward_pass(trees: dict[str, Any]) -> None:
+    """Of a sample with a picture and of one without, after each part."""
+    with alone() as mesh, torch.no_grad():
+        for name, tree in trees.items():
+            config = ModelConfig.model_validate(tree)
+            geometry, cnn = geometry_of(config), config.encoder.type == "efficientnet_lite0"
+            net = build(config, VOCABULARY, mesh, "fp32", "fp32", 0)
+            for pictures in (((100, 60),), ()):
+                one = sample(1, pictures, 12)
+                laid = one.laid_out(geometry)
+                batch = collate([[one]], laid.tokens, geometry, PAD, cnn=cnn)
+                inputs = to_inputs(batch, mesh.device)
+                features = net.encode(inputs)
+                hidden = net.hidden(inputs)
+                found = {
+                    "encoder": features,
+                    "projector": net.projector(features, max(1, inputs.views)),
+                    "decoder": hidden,
+                    "logits of learned tokens": net.decoder.logits(hidden[inputs.picked]),
+                }
+                shapes = shapes_of(config, pictures, laid.text_tokens, batch.label_tokens, VOCABULARY)
+                for part, tensor in found.items():
+                    assert shapes[part] == list(tensor.shape), (name, part, pictures)
 
 
 # ---- inference --------------------------------------------------------------------------------------------------

@@ -15,17 +15,23 @@ from safetensors.torch import load_file, save_file
 
 from configs.decoder import DecoderConfig
 from configs.encoders import ViT
-from configs.errors import UserError
+from configs.errors import DONE, UserError
+from configs.load import dump_recipe, load_recipe
 from configs.model import ModelConfig
 from configs.resolutions import SquareResolution
+from data_pipeline.parts.recipe import parts_of
 from pretrain import decoder_weights, encoder_weights
+from pretrain.cli.main import main
+from pretrain.exporting import home_of
 from pretrain.mesh import Mesh, alone
-from pretrain.model.hf.parts import tower_of
+from pretrain.model.hf.parts import require_alike, tower_of
 from pretrain.model.hf.text import decoder_of
+from pretrain.model.hf.towers import CLIP_MEAN, CLIP_STD
 from pretrain.model.linear import logical_of
 from pretrain.model.vlm import VisionLanguageModel, make_model
-from tests.families.ours import inputs_of, logits_of
+from tests.families.ours import inputs_of, logits_of, open_model, samples_of
 from tests.families.published import TEXT, VISION, randomise
+from tests.pretrain.training_cases import small_recipe
 from tests.support.pool import Pool
 
 VOCABULARY, SIDE, PATCH = TEXT["vocab_size"], VISION["image_size"], VISION["patch_size"]
@@ -184,6 +190,69 @@ def test_a_training_starts_from_both(
     assert len(found["names"]) == found["count"] + len(fresh) and len(fresh) == 4
 
 
+def parts_of_run(encoder: ViT, decoder: DecoderConfig, **changes: Any) -> dict[str, Any]:
+    model = {
+        "encoder": encoder.model_dump(mode="json"),
+        "resolution": {"type": "square", "size": SIDE},
+        "projector": {"type": "mlp"},
+        "decoder": decoder.model_dump(mode="json"),
+    }
+    stage = {"steps": 2, "train": {"projector": 0.01, "decoder": 0.01, "encoder": 0.01}}
+    return {
+        "model": model | changes,
+        "stage": stage,
+        "parallel": {"zero": 3, "precision": "fp32", "tp": 2},
+        "log": {"to": []},
+    }
+
+
+def test_what_began_as_clip_and_llama_leaves_as_llava(
+    pool: Pool, squares: Path, folders: dict[str, Path], tmp_path: Path, mesh: Mesh, transformers: Any
+) -> None:
+    """All parts trained under ZeRO-3 x TP 2: the same logits in transformers. fp32: measured within 3e-6."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    parts = parts_of_run(encoder_of(folders["CLIP"]), decoder_config(folders["llama"], vocab_multiple=64))
+    for found in pool.run("tests.pretrain.training_cases:trained", 2, 2, world=str(squares), run=str(run), parts=parts):
+        assert (found["did"], found["refused"]) == (2, None)
+    assert main(["export", str(run), str(out), "--dry-run"]) == DONE and not out.exists() and not (run / "hf").exists()
+    assert main(["export", str(run), str(out)]) == DONE
+    theirs, told = transformers.LlavaForConditionalGeneration.from_pretrained(
+        out, attn_implementation="eager", output_loading_info=True
+    )
+    assert not told["missing_keys"] and not told["unexpected_keys"] and (out / "tokenizer.json").exists()
+    image = theirs.config.image_token_index
+    net, samples = open_model(run, mesh), samples_of(image, (SIDE // PATCH) ** 2, SIDE)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    wanted = []
+    with torch.no_grad():
+        ours = logits_of(net, inputs_of(samples, image, PATCH, mesh), VOCABULARY)
+        for ids, pictures in samples:
+            pixels = [(torch.from_numpy(p).permute(2, 0, 1).float() / 255 - mean) / std for p in pictures]
+            shown = {"pixel_values": torch.stack(pixels)} if pixels else {}
+            wanted.append(theirs.eval()(input_ids=torch.tensor([ids]), **shown).logits[0, :, :VOCABULARY])
+    assert ours.abs().max() > 0.5 and (ours - torch.cat(wanted)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kinds", "changes", "said"),
+    [
+        (("Siglip", "llama"), {}, "siglip_vision_model"),
+        (("CLIP", "gemma"), {}, "CLIP and gemma"),
+        (("CLIP", "llama"), {"projector": {"type": "resampler", "queries": 4, "heads": 4}}, "projector"),
+    ],
+)
+def test_a_composition_of_no_family_is_not_exported(
+    kinds: tuple[str, str], changes: dict[str, Any], said: str, squares: Path, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = small_recipe(
+        str(squares), **parts_of_run(encoder_of(folders[kinds[0]]), decoder_config(folders[kinds[1]]), **changes)
+    )
+    (tmp_path / "config.yaml").write_text(dump_recipe(recipe))
+    with pytest.raises(UserError, match=f"no published family is a composition of .*{said}") as refused:
+        home_of(tmp_path)
+    assert "\n" not in str(refused.value) and "leave as LLaVA" in str(refused.value)
+
+
 def test_a_visual_expert_begins_as_the_words_weights(folders: dict[str, Path]) -> None:
     made = dict(decoder_weights.tensors_of(decoder_config(folders["llama"], expert=True), VOCABULARY))
     pairs = [(name, name.replace(".expert.", ".")) for name in made if ".expert." in name]
@@ -264,3 +333,18 @@ def test_what_is_not_here_is_named_with_the_command(
     assert "run `looksay fetch openai/clip-vit-large-patch14-336` where there is a network" in said
     said = refusal(decoder_config(folders["llama"], weights="lmsys/vicuna-7b-v1.5@v1"))
     assert "looksay fetch lmsys/vicuna-7b-v1.5@v1" in said
+
+
+def test_the_documented_recipe_is_the_published_models(tmp_path: Path) -> None:
+    """docs/models.md, against the configurations of CLIP-L/14-336 and Vicuna-7B-v1.5 as published."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
+    (tmp_path / "mine.yaml").write_text(re.findall(r"(?ms)^```yaml\n(.*?)^```", text)[0])
+    model = load_recipe(str(tmp_path / "mine.yaml")).model
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    clip = {"model_type": "clip", "vision_config": vision | {"image_size": 336, "patch_size": 14}}
+    require_alike("model.encoder", model.encoder, tower_of(clip, -2), encoder_weights.FREE, "CLIP")
+    vicuna = {"vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
+    theirs = decoder_of(vicuna, "llama").model_copy(update={"kv_heads": None})
+    require_alike("model.decoder", model.decoder, theirs, decoder_weights.FREE, "Vicuna")
+    asked = [str(part) for part, _ in parts_of(load_recipe(str(tmp_path / "mine.yaml")))]
+    assert asked == ["openai/clip-vit-large-patch14-336"]

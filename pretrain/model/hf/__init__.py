@@ -5,9 +5,9 @@ HF folder --published.py--> tensors by name --family table--> logical tensors (a
 ```
 
 published.py  a published folder: config.json, safetensors read one tensor at a time
-processor.py  the published image processor: resolution, pixel scales; the chat template as a text
 gguf.py       a GGUF file, dequantised one tensor at a time
 gguf_tokenizer.py  the tokenizer inside it
+processor.py  the published image processor: resolution, pixel scales; the chat template as a text
 rules.py      what a table is made of: one of our tensors, (rows of) one of theirs, and what lies between
 family.py     what a family is: its composition, its table, the spellings of its names
 text.py       language models: Llama, Mistral, Qwen2, Qwen3, Gemma, OPT

@@ -95,6 +95,8 @@ def require_alike(key: str, ours: Settings, theirs: Settings, free: Sequence[str
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return value.model_dump(mode="json")
     return list(value) if isinstance(value, tuple) else "null" if value is None else value
 
 
