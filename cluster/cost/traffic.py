@@ -141,7 +141,7 @@ def batches(load: Load, patch_bytes: float, channel_bytes: float, pixels: float,
     """The reading rank's batch, sent to its TP group: ids, targets, weights, positions, pictures, and a header.
 
     Args:
-        patch_bytes: of one patch's pixels. channel_bytes: of one cached feature. pixels: of one cell (a CNN).
+        patch_bytes: of one patch's pixels. channel_bytes: of one output that is cached. pixels: of one cell (a CNN).
     """
     if tp == 1:
         return []
