@@ -162,14 +162,13 @@ def _tiles(width: int, height: int, geometry: Geometry, budget: int | None) -> P
         distance = abs(aspect - columns / rows)
         if distance < nearest or (distance == nearest and area > 0.5 * geometry.size**2 * columns * rows):
             nearest, best = distance, (columns, rows)
-    columns, rows = best
-    canvases, views = _tile_views(rows, columns, 0, geometry)
+    canvases, views = _tile_views(best[1], best[0], 0, geometry)
     if geometry.thumbnail and len(views) > 1:
         canvases.append(_square_canvas(geometry))
         views.append(View(1, 0, 0, geometry.side, geometry.side))
     count, cells = len(views), geometry.side**2
-    tokens, outputs = count * geometry.view_tokens(cells), count * geometry.view_outputs(cells)
-    patches = count * cells * geometry.merge**2
+    each = (geometry.view_tokens(cells), geometry.view_outputs(cells), cells * geometry.merge**2)
+    tokens, outputs, patches = (count * n for n in each)
     return PictureLayout(tuple(canvases), tuple(views), tokens, outputs, patches, filter=geometry.filter)
 
 

@@ -18,8 +18,8 @@ from cluster.cost.activations import Numbers
 from cluster.cost.load import Load
 from cluster.cost.parts import Model, make_model
 from cluster.cost.work import passes, useful_of
-from configs.load import load_recipe
 from configs.encoders import Cnn
+from configs.load import load_recipe
 from configs.model import ModelConfig
 from data_pipeline.stream.collate import collate
 from data_pipeline.stream.geometry import geometry_of
