@@ -113,7 +113,7 @@ def loads_of_rows(recipe: TrainRecipe, rows: Iterable[Any], source: str) -> Rows
         if model.resolution.type == "row_column":  # the rest of a picture's positions are text marks
             visual = cells
         if not visual and total:  # bare lengths say nothing of positions
-            visual = model.queries * len(grids) or cells + model.extra * len(grids)
+            visual = (model.queries or int(model.pooled)) * len(grids) or cells + model.extra * len(grids)
         labels = int(row.labels.sum()) or int(row.tokens.sum() - min(visual, row.tokens.sum())) // 2
         prefixes = (row.tokens - row.labels).clip(0).tolist() if prefixed else None
         loads.append(

@@ -18,6 +18,7 @@ from cluster.cost.activations import Numbers
 from cluster.cost.load import Load
 from cluster.cost.parts import Model, make_model
 from cluster.cost.work import passes, useful_of
+from configs.encoders import Cnn
 from configs.load import load_recipe
 from configs.model import ModelConfig
 from data_pipeline.stream.collate import collate
@@ -159,7 +160,7 @@ def test_assumed_and_planned_rows_are_what_a_batch_carries(trees: dict[str, Any]
     tiny = load_recipe("tiny_train")
     for name, tree in trees.items():
         config = ModelConfig.model_validate(tree)
-        geometry, cnn = geometry_of(config), config.encoder.type == "efficientnet_lite0"
+        geometry, cnn = geometry_of(config), isinstance(config.encoder, Cnn)
         one = sample(1, ((100, 60),), 12)
         laid = one.laid_out(geometry)
         length = 2 * laid.tokens + laid.text_tokens // 2
@@ -192,7 +193,7 @@ def test_shapes_are_those_of_a_forward_pass(trees: dict[str, Any]) -> None:
     with alone() as mesh, torch.no_grad():
         for name, tree in trees.items():
             config = ModelConfig.model_validate(tree)
-            geometry, cnn = geometry_of(config), config.encoder.type == "efficientnet_lite0"
+            geometry, cnn = geometry_of(config), isinstance(config.encoder, Cnn)
             net = build(config, VOCABULARY, mesh, "fp32", "fp32", 0)
             for pictures in (((100, 60),), ()):
                 one = sample(1, pictures, 12)
