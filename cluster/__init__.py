@@ -20,5 +20,6 @@ warm.py    a process with the heavy imports done, of which ranks are forked
 ranks.py   ranks as processes: forked from the warm one, or started afresh
 launch.py  local ranks: a fresh port, a log each, all ended when one fails, and what that one said last
 schedulers/  a command as a job: the script, and SLURM's own commands
+doctor/    whether this machine is fit, and what to fix
 cost/      what a recipe needs and takes on a site, by arithmetic: memory, traffic, FLOPs, seconds, failures
 """

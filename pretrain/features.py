@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from configs.encoders import Cnn
 from configs.model import ModelConfig
+from configs.mounts import is_network
 from data_pipeline.storage import put
 from data_pipeline.stream.images import decode, views_of
 from data_pipeline.stream.layout import Geometry, geometry_of, picture_layout
@@ -86,7 +87,7 @@ class FeatureCache:
     def _block(self, source: int, block: int) -> np.ndarray:
         if (source, block) not in self._blocks:
             path = self.folders[source] / f"{block:05d}.npy"
-            self._blocks[source, block] = np.load(path, mmap_mode="r", allow_pickle=False)
+            self._blocks[source, block] = np.load(path, mmap_mode=None if is_network(path) else "r", allow_pickle=False)
         return self._blocks[source, block]
 
     def fill(self, mesh: Mesh, progress: bool = True) -> int:

@@ -11,7 +11,7 @@ from cluster.cost.gathers import Gathers, gathers
 from cluster.cost.load import Load, Rows, Stretch
 from cluster.cost.ops import Convolutions
 from cluster.cost.parts import Model, make_model
-from cluster.cost.seconds import Device, MicroSeconds, StepSeconds, device_of, micro_seconds, step_seconds
+from cluster.cost.seconds import Device, MicroSeconds, StepSeconds, around, device_of, micro_seconds, step_seconds
 from cluster.cost.states import States, states
 from cluster.cost.traffic import Message, batches, control, counts, data_parallel, group_sizes, tensor_parallel
 from cluster.cost.work import passes, useful_flops
@@ -170,6 +170,7 @@ class Estimator:
             self.devices_per_node(setting.ranks),
             updated,
             self.imbalance(setting),
+            around(model, hardware, setting.zero, dp),
         )
         row = self.rows.mean.scaled(setting.shorter)
         return Estimate(

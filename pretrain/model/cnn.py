@@ -10,7 +10,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -144,7 +144,7 @@ def load_efficientnet(weights: str | None, feature: str, seed: int, device: torc
             if isinstance(conv, SameConv):  # torch's own start fades to nothing behind batch norms of identity
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if weights is not None:
-        state = load_file(safetensors_of(weights))
+        state = load(safetensors_of(weights).read_bytes())  # not mapped: it may lie on a network's file system
         wrong = set(net.state_dict()) ^ set(state)
         if wrong:
             raise UserError(f"{weights} does not hold EfficientNet-Lite0: unexpected or missing {sorted(wrong)[:3]}")

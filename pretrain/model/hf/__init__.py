@@ -5,6 +5,7 @@ HF folder --published.py--> tensors by name --family table--> logical tensors (a
 ```
 
 published.py  a published folder: config.json, safetensors read one tensor at a time
+tensor_file.py  a safetensors file, mapped or (on a network's file system) read
 gguf.py       a GGUF file, dequantised one tensor at a time
 gguf_tokenizer.py  the tokenizer inside it
 processor.py  the published image processor: resolution, pixel scales; the chat template as a text
