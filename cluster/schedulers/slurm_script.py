@@ -56,10 +56,13 @@ def render(job: Job, site: SchedulerConfig) -> str:
         lines.append(f"export {name}={shlex.quote(value)}")
     if job.ranks_per_node is not None:
         lines.append(f"export {RANKS_PER_NODE}={job.ranks_per_node}")
-    lines += ["", "# One launcher a node; it starts the node's ranks, and a log of each lies beside this job's."]
+    if job.own_ray_mb is not None:
+        lines += ["", "# The nodes form a Ray of their own; the command runs on the first, and Ray ends with it."]
+    else:
+        lines += ["", "# One launcher a node; it starts the node's ranks, and a log of each lies beside this job's."]
     lines += [
         f"srun {' '.join(_srun(job, site))} \\",
-        f"    {shell_line([*_program(job, site), *job.words])} &",
+        f"    {shell_line([*_inside(job, site), *_program(job, site), *job.words])} &",
         "step=$!",
     ]
     return "\n".join(lines) + "\n" + ENDING.format(requeue=REQUEUE, most=site.max_requeues)
@@ -119,15 +122,30 @@ def _srun(job: Job, site: SchedulerConfig) -> Iterator[str]:
         yield shlex.quote(f"--container-workdir={job.cwd}")
 
 
-def _program(job: Job, site: SchedulerConfig) -> list[str]:
-    """The words that call looksay on a node."""
-    command = [site.looksay] if site.looksay else ["looksay"] if site.container else own_command()
+def _inside(job: Job, site: SchedulerConfig) -> list[str]:
+    """Words before a command that runs in the site's image."""
     if site.container is None or site.container.runtime != "apptainer":
-        return command
+        return []
     words = ["apptainer", "exec", *(["--nv"] if site.gpus_per_node else []), "--pwd", job.cwd]
     for mount in (job.cwd, *site.container.mounts):
         words += ["--bind", mount]
-    return [*words, site.container.image, *command]
+    return [*words, site.container.image]
+
+
+def _program(job: Job, site: SchedulerConfig) -> list[str]:
+    """The words that call looksay on a node, after those that make a Ray of the nodes."""
+    command = [site.looksay] if site.looksay else ["looksay"] if site.container else own_command()
+    if job.own_ray_mb is None:
+        return command
+    own = [python_of(site), "-P", "-m", "cluster.rayjobs.own", "--folder", job.folder]
+    return [*own, "--store-mb", str(job.own_ray_mb), "--", *command]
+
+
+def python_of(site: SchedulerConfig) -> str:
+    """The Python that has looksay on the nodes."""
+    if site.looksay:
+        return str(Path(site.looksay).with_name("python")) if "/" in site.looksay else "python3"
+    return "python3" if site.container else sys.executable
 
 
 def own_command() -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 BRIDGE, NETWORK = "lsray0", "10.98.7"
-PORT = 6379
+PORT, JOBS = 6379, 8265
 
 
 def missing() -> str | None:
@@ -38,11 +38,11 @@ def _run(*words: str, check: bool = True) -> None:
 class RayNodes:
     """`count` nodes of one processor each; node 0 is the head. A context manager.
 
-    `token`: environment that lets a driver in; nobody else is.
+    `token`: environment that lets a driver in; nobody else is. With `jobs` the head takes jobs over HTTP, at `api`.
     """
 
-    def __init__(self, count: int, folder: Path):
-        self.count, self.folder = count, folder
+    def __init__(self, count: int, folder: Path, jobs: bool = False):
+        self.count, self.folder, self.jobs = count, folder, jobs
         self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -87,12 +87,20 @@ class RayNodes:
     def head(self) -> str:
         return f"{self.address(0)}:{PORT}"
 
+    @property
+    def api(self) -> str:
+        return f"http://{self.address(0)}:{JOBS}"
+
     def boot(self, k: int) -> None:
         """Start Ray on node `k`."""
         ray = str(Path(sys.executable).with_name("ray"))
         words = [ray, "start", "--node-ip-address", self.address(k), "--num-cpus", "1", "--block"]
         words += ["--object-store-memory", "100000000", "--disable-usage-stats"]
-        words += ["--head", "--port", str(PORT), "--include-dashboard=false"] if k == 0 else ["--address", self.head]
+        if k == 0:
+            words += ["--head", "--port", str(PORT), f"--include-dashboard={str(self.jobs).lower()}"]
+            words += ["--dashboard-host", self.address(0), "--dashboard-port", str(JOBS)] if self.jobs else []
+        else:
+            words += ["--address", self.head]
         inside = (
             f"hostname lsr{k}; mount --bind {self.folder}/hosts /etc/hosts; mount -t tmpfs -o size=512m tmpfs /tmp; "
         )
