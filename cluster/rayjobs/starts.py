@@ -99,8 +99,9 @@ def _one_start(ask: Ask, placed: Placement, start: int, say: Callable[[str], Non
         say(f"a node was lost before the ranks began ({type(error).__name__})")
         return REQUEUE
     if refused is not None:
-        say(refused)
+        say(f"looksay: {refused}")
         return NO_REQUEUE
+    say(f"on nodes {','.join(nodes[0].hosts)}")
     watched = [_Watched(launcher) for launcher in placed.launchers]
     ended: float | None = None
     while any(one.runs for one in watched):

@@ -97,7 +97,7 @@ def _has_token() -> bool:
 def _read_auth_again() -> None:
     """Ray looks at RAY_AUTH_* when it is imported, and keeps the token. Its older versions know neither."""
     with contextlib.suppress(ImportError, AttributeError):
-        from ray._raylet import AuthenticationTokenLoader, Config
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()

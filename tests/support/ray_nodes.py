@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
@@ -17,8 +19,10 @@ BRIDGE, NETWORK = "lsray0", "10.98.7"
 PORT, JOBS = 6379, 8265
 
 
-def missing() -> str | None:
-    """Why there can be no such cluster here; None where there can."""
+def missing(jobs: bool = False) -> str | None:
+    """Why there can be no such cluster here; None where there can. `jobs`: one that takes jobs over HTTP."""
+    if jobs and any(find_spec(name) is None for name in ("aiohttp_cors", "opencensus", "prometheus_client")):
+        return "the head's Jobs API needs ray[default]: make install-dev"
     if os.geteuid() != 0:
         return "namespaces need root"
     for tool in ("ip", "nsenter", "unshare"):
@@ -65,6 +69,8 @@ class RayNodes:
             self.boot(k)
             if k == 0:
                 self._wait_for_head()
+        if self.jobs:
+            self._wait_for_jobs()
         return self
 
     def __exit__(
@@ -121,6 +127,18 @@ class RayNodes:
                 return
             time.sleep(0.1)
         raise RuntimeError(f"the head of the Ray cluster did not start: {(self.folder / 'node-0.log').read_text()}")
+
+    def _wait_for_jobs(self) -> None:
+        """The API answers, and all nodes have joined: a job's agent is up by then."""
+        for _ in range(300):
+            request = urllib.request.Request(self.api + "/api/version")
+            request.add_header("Authorization", f"Bearer {self.token['RAY_AUTH_TOKEN']}")
+            try:
+                urllib.request.urlopen(request, timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError(f"the Jobs API did not start: {(self.folder / 'node-0.log').read_text()}")
 
     def command(self, k: int, words: list[str]) -> list[str]:
         """`words` as a command that runs on node `k`, whose first process is the target of `nsenter`."""
