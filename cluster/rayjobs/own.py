@@ -134,10 +134,11 @@ class _Cluster:
             up.unlink(missing_ok=True)
 
     def _start(self, words: Sequence[str], own: str, token: Mapping[str, str]) -> None:
-        """`ray start`, which comes back when the node has joined. Nothing listens for people: no dashboard, no Ray Client."""
+        """`ray start`, which comes back when the node has joined. Ports that are usually the same differ from job to job."""
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--node-ip-address", own, *words]
         command += ["--num-cpus", str(_cores(os.environ)), "--object-store-memory", str(self.store_mb << 20)]
-        command += ["--temp-dir", str(self.scratch), "--disable-usage-stats", "--ray-client-server-port", "0"]
+        command += ["--temp-dir", str(self.scratch), "--disable-usage-stats"]
+        command += ["--ray-client-server-port", str(free_port(own))]
         command += ["--min-worker-port", "0", "--max-worker-port", "0"]
         command += ["--dashboard-agent-listen-port", str(free_port(own))]
         env = {**os.environ, **token, **cache_environment(os.environ, f"{self.node.job}-{self.node.node}")}
