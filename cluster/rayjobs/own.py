@@ -28,7 +28,7 @@ from cluster.scratch import cache_environment, job_folder
 from configs.errors import NO_REQUEUE, REQUEUE, RunError, UserError
 
 POLL_SECONDS = 0.2
-UP_SECONDS, LOST_SECONDS, LEAVE_SECONDS = 180.0, 30.0, 15.0
+UP_SECONDS, LOST_SECONDS, LEAVE_SECONDS, TERM_SECONDS = 180.0, 30.0, 15.0, 2.0
 NAME = "head.json"
 
 
@@ -179,7 +179,8 @@ class _Cluster:
 
     def _wait_for_leave(self) -> None:
         """Workers leave when `head.json` is gone."""
-        end = time.monotonic() + LEAVE_SECONDS
+        # SLURM kills 30 s after a SIGTERM, or sooner: what is left is for each node to end by itself.
+        end = time.monotonic() + (TERM_SECONDS if self.signals.came else LEAVE_SECONDS)
         while list(self.meeting.glob("up-*")) and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
 
@@ -192,7 +193,7 @@ class _Cluster:
                 return 128 - code if code < 0 else code
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
+            process.wait(TERM_SECONDS)
         return self.signals.code
 
     def _await_head(self) -> tuple[str, dict[str, str]] | None:
