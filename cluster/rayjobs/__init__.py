@@ -15,7 +15,7 @@ Only `placement` and what `driver` does with nodes import ray, and late.
 
 api.py       Ray's Jobs API over HTTP; what it complains of as one sentence
 package.py   a checkout as the zip that Ray unpacks on its nodes
-token.py     tokens: where they are, new ones
+tokens.py    tokens: where they are, new ones
 driver.py    what a Ray job runs
 starts.py    a command on nodes, started again after a node was lost
 placement.py a place on each of some nodes, or what is missing for it

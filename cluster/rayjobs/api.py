@@ -8,7 +8,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from cluster.rayjobs.token import find_token
+from cluster.rayjobs.tokens import find_token
 from configs.errors import RunError, UserError
 
 SECONDS = 60.0

@@ -23,7 +23,7 @@ from cluster.launch import free_port
 from cluster.place import RANKS_PER_NODE, Node, find_node
 from cluster.rayjobs.child import Child
 from cluster.rayjobs.reaping import adopt_orphans, end_descendants
-from cluster.rayjobs.token import new_token, write_secret
+from cluster.rayjobs.tokens import new_token, write_secret
 from cluster.scratch import cache_environment, job_folder
 from configs.errors import NO_REQUEUE, REQUEUE, RunError, UserError
 

@@ -130,7 +130,7 @@ def _set_up(config: SchedulerConfig) -> list[str]:
 
 
 def _environment(config: SchedulerConfig) -> dict[str, Any]:
-    env = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **config.env}
+    env = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONSAFEPATH": "1", **config.env}
     if config.working_dir is None:
         return {"env_vars": env}
     return {"env_vars": env, "working_dir": f"gcs://{package_of(config.working_dir)[0]}"}

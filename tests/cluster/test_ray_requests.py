@@ -21,7 +21,7 @@ from cluster.rayjobs.package import package_of
 from cluster.rayjobs.placement import missing_of
 from cluster.rayjobs.reaping import descendants
 from cluster.rayjobs.starts import Stop, code_of
-from cluster.rayjobs.token import find_token, write_secret
+from cluster.rayjobs.tokens import find_token, write_secret
 from cluster.schedulers.choose import scheduler_of_job
 from cluster.schedulers.job import Job
 from cluster.schedulers.ray_jobs import RayJobs, state_of
@@ -90,7 +90,7 @@ def test_a_request_for_training() -> None:
         "--most": "5",
     }
     assert words[-2:] == ["train", "x.yaml"]
-    assert told["runtime_env"] == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60", "A": "b"}}
+    assert told["runtime_env"] == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60", "PYTHONSAFEPATH": "1", "A": "b"}}
 
 
 def test_a_request_for_a_build_takes_no_nodes_of_its_own() -> None:

@@ -107,6 +107,9 @@ def test_a_dry_run_for_ray_shows_the_request(world: Path, capsys: pytest.Capture
     text = capsys.readouterr().out
     request = json.loads(text[text.index("{") :])
     assert "-m cluster.rayjobs.driver" in request["entrypoint"] and "--nodes 3 --ranks 2" in request["entrypoint"]
+    Path("large.yaml").write_text("extends: h100-8x\nscheduler: {type: ray}")
+    assert main(["submit", "--site", "large.yaml", "--dry-run", "train", "mine.yaml"]) == 0
+    assert "--ranks 8 --cpus 8 --gpus 8" in capsys.readouterr().out
     assert main(["submit", "--site", "ray.yaml", "--nodes", "2", "data", "build", "photos", "out"]) == 2
     assert "data build uses all nodes of a Ray cluster: leave out --nodes" in capsys.readouterr().err
 
