@@ -98,8 +98,10 @@ def state_of(number: str, told: dict[str, Any]) -> State:
     status = str(told.get("status"))
     begin, end = told.get("start_time"), told.get("end_time")
     seconds = ((end or time.time() * 1000) - begin) / 1000 if begin else None
-    reason = "" if status in ("RUNNING", "SUCCEEDED", "STOPPED") else " ".join(str(told.get("message") or "").split())
-    return replace(State(number, STATES.get(status, status), reason[:300]), run_seconds=seconds)
+    # The message of a failed job ends with the last lines of its log.
+    said = [line.strip() for line in str(told.get("message") or "").splitlines() if line.strip()] or [""]
+    reason = "" if status in ("RUNNING", "SUCCEEDED", "STOPPED") else said[-1].removeprefix("looksay: ")[:500]
+    return replace(State(number, STATES.get(status, status), reason), run_seconds=seconds)
 
 
 def _entrypoint(job: Job, config: SchedulerConfig) -> list[str]:

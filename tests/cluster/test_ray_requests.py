@@ -281,7 +281,7 @@ def test_nobody_answers() -> None:
 
 
 def test_states() -> None:
-    told = {"status": "FAILED", "message": "it\nbroke", "start_time": 1000, "end_time": 61000}
+    told = {"status": "FAILED", "message": "it says:\nlooksay: it broke\n", "start_time": 1000, "end_time": 61000}
     state = state_of("a", told)
     assert (state.state, state.reason, state.run_seconds, state.waits_or_runs) == ("FAILED", "it broke", 60.0, False)
     assert state_of("a", {"status": "RUNNING", "message": "runs"}).waits_or_runs
