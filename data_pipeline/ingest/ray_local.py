@@ -47,7 +47,7 @@ def local_ray(config: RayConfig) -> Iterator[None]:
         return
     here = os.getcwd()
     neutral = tempfile.mkdtemp(prefix="looksay-ray-")
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = config.address or _address_around()
     before = {name: os.environ.get(name) for name in (*_WORKERS, AUTH, TOKEN)}
     os.environ |= {
         "PYTHONSAFEPATH": "1",
@@ -92,6 +92,12 @@ def _has_token() -> bool:
     """Whether this user has a token for Ray clusters, where Ray looks for it."""
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     return bool(given) or os.path.exists(os.path.expanduser("~/.ray/auth_token"))
+
+
+def _address_around() -> str | None:
+    """Ray's own variable: set in its jobs, and in ours that bring a Ray along. `local` asks for a new one."""
+    given = os.environ.get("RAY_ADDRESS")
+    return given if given and given != "local" else None
 
 
 def _read_auth_again() -> None:

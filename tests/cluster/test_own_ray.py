@@ -47,12 +47,19 @@ def here(nodes: SlurmNodes, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path.cwd()
 
 
-def submit(*words: str) -> dict[str, Any]:
-    command = [sys.executable, "-P", "-m", "pretrain.cli.main", "submit", "--site", "site.yaml", "--json", *words]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+def looksay(*words: str) -> Any:
+    """Run the command; returns its JSON."""
+    command = [sys.executable, "-P", "-m", "pretrain.cli.main", *words]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
-    told: list[dict[str, Any]] = json.loads(done.stdout)["jobs"]
+    return json.loads(done.stdout)
+
+
+def submit(*words: str) -> dict[str, Any]:
+    """Submit a build on two nodes; returns its job."""
+    told: list[dict[str, Any]] = looksay("submit", "--site", "site.yaml", "--json", "--nodes", "2", *words)["jobs"]
     return told[0]
 
 
@@ -85,7 +92,8 @@ def nothing_is_left(nodes: SlurmNodes, job: dict[str, Any], logs: Path) -> None:
 
 
 def test_a_build_on_two_nodes(here: Path, nodes: SlurmNodes) -> None:
-    job = submit("--nodes", "2", "data", "build", "photos", "out", "--set", "unit_size=1")
+    words = ("data", "build", "photos")
+    job = submit(*words, "out", "--set", "unit_size=1")
     seen: list[bytes] = []
     secrets: set[str] = set()
 
@@ -101,7 +109,9 @@ def test_a_build_on_two_nodes(here: Path, nodes: SlurmNodes) -> None:
 
     nodes.wait(going, 150, f"the end; its log: {log_of(job)}")
     assert ended(nodes, job) == "COMPLETED", log_of(job)
-    assert contents(here / "out") == contents(here / "data")
+    looksay(*words, "alone", "--set", "unit_size=1", "--workers", "0", "--json")
+    names = ["manifest.json", "recipe.yaml"]  # which say where the dataset is
+    assert contents(here / "out", names) == contents(here / "alone", names)
     assert "on n1, n2: 2 nodes, with a token" in log_of(job)
     raylets = {line for line in seen if b"raylet" in line.split(b"\0")[0]}
     assert {line for line in raylets if b"10.99.7.1" in line} and {line for line in raylets if b"10.99.7.2" in line}
@@ -112,10 +122,10 @@ def test_a_build_on_two_nodes(here: Path, nodes: SlurmNodes) -> None:
 
 
 def test_a_build_that_is_cancelled_or_fails_takes_its_ray_along(here: Path, nodes: SlurmNodes) -> None:
-    job = submit("--nodes", "2", "data", "build", "photos", "failing", "--set", "filters.min_side=5000")
+    job = submit("data", "build", "photos", "failing", "--set", "filters.min_side=5000")
     assert ended(nodes, job) == "FAILED" and "rows of failing were rejected" in log_of(job)
     nothing_is_left(nodes, job, here / "failing.jobs")
-    job = submit("--nodes", "2", "data", "build", "photos", "stopped", "--set", "unit_size=1")
+    job = submit("data", "build", "photos", "stopped", "--set", "unit_size=1")
     nodes.wait(lambda: list((here / "stopped.jobs").glob("ray-*/up-1")), 120, f"Ray; the log: {log_of(job)}")
     subprocess.run(["scancel", job["id"]], check=True, timeout=60)
     assert ended(nodes, job) == "CANCELLED"

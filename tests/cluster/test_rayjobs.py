@@ -226,7 +226,8 @@ def test_code_that_is_sent_along(here: Path, nodes: RayNodes) -> None:
     )
     (job,) = submit(*words, at="sent.yaml")
     assert ended(f"{here}/sent", job) == "COMPLETED", log_of(job)
-    assert contents(here / "sent") == contents(here / "data") and "gcs://" in Path(job["script"]).read_text()
+    tar = "00000.tar"
+    assert contents(here / "sent")[tar] == contents(here / "data")[tar] and "gcs://" in Path(job["script"]).read_text()
 
 
 @pytest.mark.parametrize(
