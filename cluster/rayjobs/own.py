@@ -29,6 +29,8 @@ from configs.errors import NO_REQUEUE, REQUEUE, RunError, UserError
 
 POLL_SECONDS = 0.2
 UP_SECONDS, LOST_SECONDS, LEAVE_SECONDS, TERM_SECONDS = 180.0, 30.0, 15.0, 2.0
+RAY_SECONDS = 30.0
+"""Ray itself gives a node so long to come up; a busy one may need more."""
 NAME = "head.json"
 
 
@@ -151,7 +153,10 @@ class _Cluster:
             output += text
             if code == 0:
                 return
-            if code is not None or time.monotonic() > end:
+            if code is not None and "timed out" in output and time.monotonic() < end - RAY_SECONDS:
+                end_descendants()
+                child = Child(command, str(self.scratch), env)
+            elif code is not None or time.monotonic() > end:
                 lines = [line.strip() for line in output.splitlines() if line.strip()]
                 said = lines[-1] if lines else "it said nothing"
                 raise Down(f"Ray does not start on {self.node.host} ({said})")

@@ -39,6 +39,12 @@ def _run(*words: str, check: bool = True) -> None:
     subprocess.run(words, check=check, capture_output=True, timeout=30)
 
 
+def _again(words: list[str]) -> str:
+    """Ray gives up after 30 s, which a busy machine may need to start one: once more then."""
+    line = " ".join(words)
+    return f"for n in 1 2 3 4; do {line}; done"
+
+
 class RayNodes:
     """`count` nodes of one processor each; node 0 is the head. A context manager.
 
@@ -69,8 +75,8 @@ class RayNodes:
             self.boot(k)
             if k == 0:
                 self._wait_for_head()
-        if self.jobs:
-            self._wait_for_jobs()
+                if self.jobs:
+                    self._wait_for_jobs()
         return self
 
     def __exit__(
@@ -114,7 +120,7 @@ class RayNodes:
         log = open(self.folder / f"node-{k}.log", "wb")  # noqa: SIM115 - the process keeps it
         with log:
             self.processes[k] = subprocess.Popen(
-                [*space, "--fork", "--kill-child", "bash", "-c", inside + "exec " + " ".join(words)],
+                [*space, "--fork", "--kill-child", "bash", "-c", inside + _again(words)],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **self.token},
@@ -129,8 +135,8 @@ class RayNodes:
         raise RuntimeError(f"the head of the Ray cluster did not start: {(self.folder / 'node-0.log').read_text()}")
 
     def _wait_for_jobs(self) -> None:
-        """The API answers, and all nodes have joined: a job's agent is up by then."""
-        for _ in range(300):
+        """The API answers. Until then its dozen processes would keep other nodes from joining in time."""
+        for _ in range(900):
             request = urllib.request.Request(self.api + "/api/version")
             request.add_header("Authorization", f"Bearer {self.token['RAY_AUTH_TOKEN']}")
             try:
