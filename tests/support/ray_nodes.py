@@ -40,9 +40,9 @@ def _run(*words: str, check: bool = True) -> None:
 
 
 def _again(words: list[str]) -> str:
-    """Ray gives up after 30 s, which a busy machine may need to start one: once more then."""
+    """Ray gives up after 30 s, which a busy machine may need to start one: again then, until somebody ends it."""
     line = " ".join(words)
-    return f"for n in 1 2 3 4; do {line}; done"
+    return f"while true; do {line}; done"
 
 
 class RayNodes:
