@@ -15,6 +15,7 @@ import pytest
 from tests.data_pipeline.conftest import contents
 from tests.flows.conftest import good_world  # noqa: F401  (a fixture)
 from tests.support import slurm
+from tests.support.ray_nodes import command_lines
 from tests.support.slurm import SlurmNodes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,13 +77,7 @@ def log_of(job: dict[str, Any]) -> str:
 def processes(job: dict[str, Any]) -> list[bytes]:
     """Command lines of what is left of a job's Ray."""
     marks = [f"looksay-{os.getuid()}-{job['id']}-{node}".encode() for node in range(2)]
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            lines.append(path.read_bytes())
-        except OSError:
-            continue
-    return [line for line in lines if any(mark in line for mark in marks)]
+    return [line for line in command_lines() if any(mark in line for mark in marks)]
 
 
 def nothing_is_left(nodes: SlurmNodes, job: dict[str, Any], logs: Path) -> None:

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cluster.schedulers.choose import scheduler_of_job
 from tests.data_pipeline.conftest import contents
 from tests.flows.conftest import good_world  # noqa: F401  (a fixture)
 from tests.support import ray_nodes
-from tests.support.ray_nodes import RayNodes
+from tests.support.ray_nodes import RayNodes, command_lines
 from tests.support.slurm import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +34,7 @@ model:
 data: {packing: {length: 128, rows_per_step: 2, window_steps: 2}}
 stage: {steps: STEPS}
 optim: {warmup_steps: 0}
-parallel: {rows_per_rank: 1, timeout_seconds: 60}
+parallel: {rows_per_rank: 1, timeout_seconds: 180}
 checkpoint: {every: 5}
 log: {to: []}
 """
@@ -97,21 +98,23 @@ def wait_until(there: Callable[[], Any], seconds: float, what: str, job: dict[st
     end = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < end, f"waited {seconds} s for {what}; its log: {log_of(job)}"
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def log_of(job: dict[str, Any]) -> str:
     return Path(job["log"]).read_text() if Path(job["log"]).exists() else "there is none"
 
 
-def state(run: str) -> str:
-    return str(looksay("status", run, "--json")["job"]["state"])
+def state(nodes: RayNodes, job: dict[str, Any]) -> str:
+    """What the cluster says of a job, asked from this process: a command each time would take the cores from the job."""
+    noted = {"scheduler": "ray", "address": nodes.api, "token_file": str(nodes.folder.parent / "world" / "token")}
+    return str(scheduler_of_job(noted).states([job["id"]])[job["id"]].state)
 
 
-def ended(run: str, job: dict[str, Any], seconds: float = 120) -> str:
+def ended(nodes: RayNodes, job: dict[str, Any], seconds: float = 180) -> str:
     """Wait for a job's end; returns its state."""
-    wait_until(lambda: state(run) not in ("PENDING", "RUNNING"), seconds, f"the end of {run}", job)
-    return state(run)
+    wait_until(lambda: state(nodes, job) not in ("PENDING", "RUNNING"), seconds, f"the end of {job['id']}", job)
+    return state(nodes, job)
 
 
 def losses(run: str) -> dict[int, float]:
@@ -124,7 +127,7 @@ def straight(nodes: RayNodes) -> dict[int, float]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(nodes.folder.parent / "world")
         (job,) = submit("train", "small.yaml", "--run", "straight")
-        assert ended("straight", job) == "COMPLETED", log_of(job)
+        assert ended(nodes, job) == "COMPLETED", log_of(job)
         assert "2 nodes x 1 ranks, meeting at 10.98.7." in log_of(job)
         return losses("straight")
 
@@ -138,7 +141,7 @@ def test_a_node_dies_and_the_losses_are_the_same(here: Path, nodes: RayNodes, st
     )
     nodes.crash(gone)
     try:
-        assert ended("orphaned", job) == "COMPLETED", log_of(job)
+        assert ended(nodes, job) == "COMPLETED", log_of(job)
     finally:
         nodes.boot(gone)
     assert losses("orphaned") == straight
@@ -147,21 +150,21 @@ def test_a_node_dies_and_the_losses_are_the_same(here: Path, nodes: RayNodes, st
     assert f"node {nodes.address(gone)} is lost" in log_of(job) and "starts again, after 0 starts" in log_of(job)
 
 
-def hosts_of(job: dict[str, Any]) -> str:
+def hosts_of(job: dict[str, Any]) -> list[str]:
     """Addresses of the nodes that a job's ranks are on now."""
     line = [line for line in log_of(job).splitlines() if line.startswith("on nodes ")][-1]
-    return line.removeprefix("on nodes ")
+    return line.removeprefix("on nodes ").split(",")
 
 
 def test_what_is_cancelled_writes_a_checkpoint_first(here: Path, nodes: RayNodes) -> None:
-    (job,) = submit("train", "small.yaml", "--run", "stopped", "--set", "stage.steps=2000")
+    (job,) = submit("train", "small.yaml", "--run", "stopped", "--set", "checkpoint.every=1000")
     wait_until(lambda: max(losses("stopped"), default=0) >= 2, 90, "step 2", job)
     assert looksay("cancel", "stopped", "--json", "--dry-run") == {"cancelled": [job["id"]], "dry_run": True}
-    assert state("stopped") == "RUNNING"
+    assert state(nodes, job) == "RUNNING"
     assert looksay("cancel", "stopped", "--json")["cancelled"] == [job["id"]]
-    assert ended("stopped", job) == "CANCELLED"
-    last = max(losses("stopped"))
-    assert looksay("status", "stopped", "--json")["checkpoint"]["step"] == last and last % 5, "not one of every 5 steps"
+    assert ended(nodes, job) == "CANCELLED"
+    told = looksay("status", "stopped", "--json")
+    assert told["job"]["state"] == "CANCELLED" and 2 <= told["checkpoint"]["step"] < STEPS
     assert looksay("cancel", "stopped", "--json") == {"cancelled": []}
 
 
@@ -184,12 +187,12 @@ def test_a_build_over_three_nodes_of_which_one_dies(here: Path, nodes: RayNodes)
     wait_until(lambda: sum(1 for _ in Path("out").rglob("*.unit")) > PICTURES // UNIT // 5, 90, "units", job)
     nodes.crash(1)
     try:
-        assert ended("out", job) == "COMPLETED", log_of(job)
+        assert ended(nodes, job) == "COMPLETED", log_of(job)
     finally:
         nodes.boot(1)
     assert contents(here / "out") == wanted
     events = [json.loads(line) for line in Path("out/log/build.jsonl").read_text().splitlines()]
-    assert [event for event in events if event.get("event") == "lost"], "the node did nothing when it died"
+    assert [event for event in events if event.get("event") in ("lost", "doubled")], "the node did nothing when it died"
     assert "built out: 360 rows in" in log_of(job)
 
 
@@ -210,7 +213,7 @@ def test_a_run_folder_that_nodes_do_not_share(here: Path, nodes: RayNodes) -> No
     site(here / "apart.yaml", nodes.api, here / "token", env={"PYTHONPATH": str(ROOT), "LOOKSAY_GATHER_SECONDS": "3"})
     (job,) = submit("train", "small.yaml", "--run", "/tmp/alone", at="apart.yaml")
     try:
-        wait_until(lambda: state("/tmp/alone") == "FAILED", 60, "the end", job)
+        assert ended(nodes, job) == "FAILED"
         said = looksay("status", "/tmp/alone", "--json")["job"]["reason"]
         assert "the folder is not shared between the nodes; choose one on a shared file system with --run" in said
     finally:
@@ -225,7 +228,7 @@ def test_code_that_is_sent_along(here: Path, nodes: RayNodes) -> None:
         *("submit", "--site", "sent.yaml", *words[:3], "sent"), code=2
     )
     (job,) = submit(*words, at="sent.yaml")
-    assert ended(f"{here}/sent", job) == "COMPLETED", log_of(job)
+    assert ended(nodes, job) == "COMPLETED", log_of(job)
     tar = "00000.tar"
     assert contents(here / "sent")[tar] == contents(here / "data")[tar] and "gcs://" in Path(job["script"]).read_text()
 
@@ -251,5 +254,4 @@ def test_no_secret_lies_open(here: Path, nodes: RayNodes, straight: dict[int, fl
     secret = nodes.token["RAY_AUTH_TOKEN"].encode()
     files = [path for path in here.rglob("*") if path.is_file() and path.name != "token"]
     assert len(files) > 50 and not [path for path in files if secret in path.read_bytes()]
-    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert not [line for line in lines if secret in line]
+    assert not [line for line in command_lines() if secret in line]

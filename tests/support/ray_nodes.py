@@ -3,6 +3,7 @@
 Needs root and `ip` (Debian: iproute2). Nodes share the disk but for /tmp, which Ray keeps its sockets in.
 """
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -117,13 +118,14 @@ class RayNodes:
             f"hostname lsr{k}; mount --bind {self.folder}/hosts /etc/hosts; mount -t tmpfs -o size=512m tmpfs /tmp; "
         )
         space = ["nsenter", f"--net=/run/netns/lsr{k}", "unshare", "--uts", "--pid", "--mount-proc", "--mount"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where `python3` is ours
         log = open(self.folder / f"node-{k}.log", "wb")  # noqa: SIM115 - the process keeps it
         with log:
             self.processes[k] = subprocess.Popen(
                 [*space, "--fork", "--kill-child", "bash", "-c", inside + _again(words)],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **self.token},
+                env={**os.environ, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **self.token},
             )
 
     def _wait_for_head(self) -> None:
@@ -170,3 +172,12 @@ class RayNodes:
 
     def heal(self, k: int) -> None:
         _run("ip", "link", "set", f"vlsr{k}", "up")
+
+
+def command_lines() -> list[bytes]:
+    """What everybody on this machine can see of all processes."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_bytes())
+    return lines

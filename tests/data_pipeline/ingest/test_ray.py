@@ -18,6 +18,7 @@ from data_pipeline.ingest.units import process_unit
 from data_pipeline.ingest.verify import verify
 from tests.data_pipeline.conftest import build_recipe, contents, fill
 from tests.flows.conftest import no_ray
+from tests.support.ray_nodes import command_lines
 
 
 @pytest.mark.slow
@@ -66,8 +67,7 @@ def test_a_local_ray_lets_nobody_else_in(tmp_path: Path, monkeypatch: pytest.Mon
         import ray
 
         token, address = os.environ["RAY_AUTH_TOKEN"], ray.get_runtime_context().gcs_address
-        lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-        assert not [line for line in lines if token.encode() in line]
+        assert not [line for line in command_lines() if token.encode() in line]
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         code = f"import ray; ray.init(address={address!r}, logging_level='error')"
         done = subprocess.run(
