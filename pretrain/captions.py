@@ -1,18 +1,21 @@
 """Captions of held-out pictures: retrieval of the right one among 100, what the model says, held-out loss."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.errors import UserError
+from data_pipeline.sample import IMAGE_MARK
 from data_pipeline.storage import put
 from data_pipeline.stream.read.dataset import Dataset
 from pretrain.answering import OpenRun
+from pretrain.caption_metrics import caption_metrics
 from pretrain.generate import Generator
 from pretrain.heldout import heldout_loss
-from pretrain.pictures import Pictures
+from pretrain.pictures import Pictures, mean_colour
 from pretrain.retrieval import caption_scores, marginal, retrieval_at_1, wilson
 from pretrain.shares import deal
 
@@ -35,7 +38,7 @@ def evaluate_captions(opened: OpenRun, folder: Path, train: str, heldout: str) -
     chosen, texts = choose(dataset)
     if len(chosen) < 2:
         raise UserError(f"{heldout} holds {len(chosen)} captions of single pictures: retrieval needs two at least")
-    pictures = Pictures(opened, dataset)
+    pictures = Pictures(opened, dataset, mean_colour(Dataset(train)))
     generator = Generator(opened.model, opened.chat, opened.geometry, opened.mesh)
     captions = [opened.chat.continuation(text, caption=True) for text in texts]
     priors = _priors(opened, generator, Dataset(train), captions)
@@ -62,7 +65,29 @@ def evaluate_captions(opened: OpenRun, folder: Path, train: str, heldout: str) -
         "chance": 1 / len(chosen),
         "dataset": heldout,
         "heldout_loss": heldout_loss(opened, pictures),
+        "metrics": caption_metrics([row[2] for row in rows], texts),
+        "blind": _blind(generator, pictures, Dataset(train), chosen, texts),
     }
+
+
+def _blind(
+    generator: Generator, pictures: Pictures, train: Dataset, chosen: list[int], texts: list[str]
+) -> dict[str, dict[str, float]]:
+    """The same metrics of captions that never looked: training's commonest, a random one, the model's of a blank picture."""
+    known = [train.conversation(index).text or "" for index in range(len(train))]
+    known = [text.replace(IMAGE_MARK, "").strip() for text in known if text]
+    by_size = {pictures.dataset.sizes(index)[0]: index for index in chosen}
+    answers = generator.answer(
+        [pictures.prompt(None, index, 0, blank=True) for index in by_size.values()], LONGEST_CAPTION
+    )
+    blank = dict(zip(by_size, (answer.text for answer in answers), strict=True))
+    drawn = np.random.default_rng(CHOICE).choice(len(known), len(chosen))
+    said = {
+        "commonest": [min(Counter(known).items(), key=lambda item: (-item[1], item[0]))[0]] * len(chosen),
+        "random": [known[number] for number in drawn],
+        "blank": [blank[pictures.dataset.sizes(index)[0]] for index in chosen],
+    }
+    return {name: caption_metrics(captions, texts) for name, captions in said.items()}
 
 
 def choose(dataset: Dataset) -> tuple[list[int], list[str]]:

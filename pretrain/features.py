@@ -1,6 +1,6 @@
 """Features of a frozen CNN, computed once per picture by all ranks together and kept beside the dataset.
 
-    DATASET/features/FINGERPRINT/00000.npy      float16 [tokens of its pictures, C], a block of 256 pictures
+    DATASET/features/FINGERPRINT/00000.npy      float16 [tokens of its pictures, merge^2 * C], a block of 256 pictures
 
 Pictures are counted by the hash of their bytes: the same picture in ten samples is encoded once. Which picture lies
 where follows from the index alone, so there is no table to keep in step.
@@ -122,7 +122,7 @@ class FeatureCache:
             views += views_of(picture, planned, self.geometry.cell)
         with torch.inference_mode():
             device = next(net.parameters()).device
-            features = torch.cat(net.encode(views, device)).to(torch.float16).cpu().numpy()  # type: ignore[operator]
+            features = torch.cat(net.encode(views, device, merge=self.geometry.merge))  # type: ignore[operator]
         sink = io.BytesIO()
-        np.save(sink, features, allow_pickle=False)
+        np.save(sink, features.to(torch.float16).cpu().numpy(), allow_pickle=False)
         put(str(self.folders[source] / f"{block:05d}.npy"), sink.getvalue())

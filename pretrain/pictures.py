@@ -82,5 +82,6 @@ class Pictures:
         if self._encoder is None:
             self._encoder = load_efficientnet(config.weights, config.feature, 0, self.opened.mesh.device)
         views = views_of(picture, picture_layout(*size, self.opened.geometry), self.opened.geometry.cell)
-        encoded = [part.cpu().numpy() for part in self._encoder.encode(views, self.opened.mesh.device)]
+        merge = self.opened.geometry.merge
+        encoded = [part.cpu().numpy() for part in self._encoder.encode(views, self.opened.mesh.device, merge=merge)]
         return np.concatenate(encoded).astype(np.float16)

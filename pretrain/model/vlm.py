@@ -25,6 +25,7 @@ from pretrain.model.linear import Builder
 from pretrain.model.projector import Newline, make_projector
 from pretrain.model.vision import VisionTransformer
 from pretrain.model.vit import GridViT
+from pretrain.zero_config import unpartitioned
 
 
 class Output(NamedTuple):
@@ -47,7 +48,8 @@ class VisionLanguageModel(nn.Module):
         if isinstance(config.encoder, EfficientNetLite0):
             self.channels = CHANNELS[config.encoder.feature]
             if not features_only:
-                net = load_efficientnet(config.encoder.weights, config.encoder.feature, build.seed, build.device)
+                with unpartitioned():
+                    net = load_efficientnet(config.encoder.weights, config.encoder.feature, build.seed, build.device)
                 self.frozen_cnn.append(net)
         else:
             self.patch_size = 3 * config.encoder.patch**2
@@ -70,7 +72,8 @@ class VisionLanguageModel(nn.Module):
             if not inputs.images:
                 return torch.zeros(1, wide, dtype=self.math, device=inputs.ids.device)
             with torch.no_grad():
-                return torch.cat(self.frozen_cnn[0].encode(inputs.images, inputs.ids.device)).to(self.math)  # type: ignore[operator]
+                found = self.frozen_cnn[0].encode(inputs.images, inputs.ids.device, merge=self.merge)  # type: ignore[operator]
+                return torch.cat(found).to(self.math)
         patches, places, bounds = inputs.patches, inputs.patch_places, inputs.patch_bounds
         if patches is None or len(patches) == 0:
             count = self.merge**2
