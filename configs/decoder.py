@@ -7,6 +7,24 @@ from pydantic import Field, model_validator
 from configs.base import Config
 
 
+class RopeScaling(Config):
+    """Slower turns, for texts longer than those that the model was first trained on."""
+
+    type: Literal["linear", "llama3"] = Field(
+        ..., description="`linear`: every frequency / factor (Vicuna 16k); `llama3`: the slow ones only (Llama 3.1)"
+    )
+    factor: float = Field(..., ge=1)
+    low_factor: float = Field(1.0, gt=0, description="llama3: frequencies that turn less often than this in `length`")
+    high_factor: float = Field(4.0, gt=0, description="llama3: those that turn more often stay; between, in proportion")
+    length: int = Field(8192, ge=1, description="llama3: positions of the first training")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "RopeScaling":
+        if self.low_factor >= self.high_factor:
+            raise ValueError(f"low_factor {self.low_factor} must be below high_factor {self.high_factor}")
+        return self
+
+
 class DecoderConfig(Config):
     """Decoder: Llama-shaped as it stands (RMSNorm, SwiGLU, RoPE, grouped-query attention); Qwen2, Gemma, OPT are settings of it."""
 
@@ -40,6 +58,7 @@ class DecoderConfig(Config):
     )
     first_position: int = Field(0, ge=0, description="of a sample's first token")
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
     mrope_sections: tuple[int, int, int] | None = Field(
         None, description="frequencies that turn with time, row and column; together half a head"
     )
@@ -86,6 +105,8 @@ class DecoderConfig(Config):
             raise ValueError("mrope_sections belong to positions: mrope, and only to it")
         if self.mrope_sections is not None and sum(self.mrope_sections) != self.head // 2:
             raise ValueError(f"mrope_sections {list(self.mrope_sections)} must add up to {self.head // 2}, half a head")
+        if self.rope_scaling is not None and self.positions in ("learned", "mrope"):
+            raise ValueError(f"rope_scaling does not go with positions: {self.positions}")
         return self
 
     @property

@@ -18,7 +18,7 @@ from pretrain.checkpoint.choose import find
 from pretrain.checkpoint.reading import Checkpoint
 from pretrain.importing import ASIDE, HOME
 from pretrain.model.hf.families import family_of
-from pretrain.model.hf.published import INDEX, SINGLE, Published
+from pretrain.model.hf.published import INDEX, SINGLE, Published, configuration
 from pretrain.model.hf.rules import Rule
 
 SHARD_BYTES = 1 << 30
@@ -36,7 +36,7 @@ def export_run(spec: str, out: Path, progress: bool = True) -> list[Path]:
     home = home_of(Path(spec.partition("@")[0]))
     chosen = find(spec)
     checkpoint = Checkpoint(chosen.folder, chosen.frozen)
-    config = json.loads((home / "config.json").read_bytes())
+    config = configuration(home)
     family = family_of(config, str(home / "config.json"))
     rules = sorted(family.rules_of(family.model_of(config)), key=_theirs)
     wanted = DTYPES.get(config.get("dtype") or config.get("torch_dtype") or "float32", torch.float32)
@@ -61,9 +61,7 @@ def export_run(spec: str, out: Path, progress: bool = True) -> list[Path]:
         for name, tensor in kept.items():
             shards.add(name, tensor)
     written = shards.close()
-    for path in home.iterdir():
-        if path.name != ASIDE:
-            shutil.copyfile(path, out / path.name)
+    shutil.copytree(home, out, ignore=shutil.ignore_patterns(ASIDE), dirs_exist_ok=True)
     checkpoint.close()
     return written
 

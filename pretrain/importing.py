@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from configs.errors import UserError
 from configs.load import dump_recipe
-from configs.model import ModelConfig
 from configs.schema import RECIPE, TrainRecipe
 from configs.training import OptimConfig
 from data_pipeline.storage import put, put_file
@@ -28,11 +27,11 @@ from pretrain.checkpoint.geometry import Span
 from pretrain.checkpoint.head import SCHEMA, Entry, Heads
 from pretrain.guard import Guard
 from pretrain.model.hf.families import Matched, match
-from pretrain.model.hf.published import Published
+from pretrain.model.hf.published import Published, tower_inside
 
 HOME, ASIDE = "hf", "aside.safetensors"
-KEPT = (".json", ".model", ".jinja", ".txt")
-"""Small files that are kept as published: tokenizer, processor, templates."""
+KEPT = (".json", ".model", ".jinja", ".txt", ".tiktoken", ".py")
+"""Small files that are kept as published: tokenizer, processor, templates, code of models that bring theirs (never run here)."""
 MOST_BYTES = 64 << 20
 SET_ME = "set-data.sources"
 
@@ -50,22 +49,23 @@ def import_published(folder: Path, run: Path, name: str, progress: bool = True) 
     for _, theirs in matched.pairs:
         if published.dtype(theirs) not in DTYPES:
             raise UserError(f"{folder} has {theirs} in {published.dtype(theirs)}: {', '.join(DTYPES)} can be imported")
-    recipe = recipe_of(matched.model, run, name)
+    recipe = recipe_of(matched, run, name)
     _keep(published, matched, run)
     _weights(published, matched, run, progress)
     put(str(run / "config.yaml"), dump_recipe(recipe).encode())  # last: with it the folder is a run
     return matched
 
 
-def recipe_of(model: ModelConfig, run: Path, name: str) -> TrainRecipe:
+def recipe_of(matched: Matched, run: Path, name: str) -> TrainRecipe:
     """A recipe that trains the model, but for its data."""
     tree = {
         "kind": "train",
         "name": name,
-        "model": model.model_dump(mode="json"),
+        "model": matched.model.model_dump(mode="json"),
         "data": {
             "sources": [{"path": SET_ME}],
             "tokenizer": str(run / HOME),
+            **({"template": {"preset": matched.template}} if matched.template else {}),
             "packing": {"length": 2048, "rows_per_step": 64},
         },
         "stage": {"kind": "sft", "steps": 1000, "train": {"projector": 1e-3}},
@@ -76,11 +76,17 @@ def recipe_of(model: ModelConfig, run: Path, name: str) -> TrainRecipe:
 
 
 def _keep(published: Published, matched: Matched, run: Path) -> None:
-    home = run / HOME
-    home.mkdir(parents=True)
-    for path in sorted(published.folder.iterdir()):
-        if path.suffix in KEPT and path.is_file() and path.stat().st_size <= MOST_BYTES and "index" not in path.name:
-            shutil.copyfile(path, home / path.name)
+    home, tower = run / HOME, tower_inside(published.folder, published.config)
+    for inside in (Path(), *([tower] if tower else [])):
+        (home / inside).mkdir(parents=True)
+        for path in sorted((published.folder / inside).iterdir()):
+            if (
+                path.suffix in KEPT
+                and path.is_file()
+                and path.stat().st_size <= MOST_BYTES
+                and "index" not in path.name
+            ):
+                shutil.copyfile(path, home / inside / path.name)
     if matched.aside:
         tensors = {theirs: published.tensor(theirs) for theirs in matched.aside}
         put_file(str(home / ASIDE), lambda target: save_file(tensors, target))

@@ -10,12 +10,14 @@ Backends, the same result to rounding:
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import pi
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from configs.decoder import RopeScaling
 from pretrain.mesh import attention_dtype
 
 BUCKET_WASTE = 1.3
@@ -177,11 +179,22 @@ def _call(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) ->
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2).to(dtype)
 
 
-def rope_table(positions: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def rope_table(positions: Tensor, dim: int, theta: float, scaling: RopeScaling | None = None) -> tuple[Tensor, Tensor]:
     """cos, sin [T, dim / 2] fp32 of rotary embedding (Su et al. 2021) for [T] positions."""
     inverse = theta ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    if scaling is not None:
+        inverse = slowed(inverse, scaling)
     angles = positions.float()[:, None] * inverse[None, :]
     return angles.cos(), angles.sin()
+
+
+def slowed(inverse: Tensor, scaling: RopeScaling) -> Tensor:
+    """[D / 2] radians a position, slower: linear interpolation (arXiv 2306.15595), or Llama 3.1's of the slow ones alone."""
+    if scaling.type == "linear":
+        return inverse / scaling.factor
+    turns = scaling.length * inverse / (2 * pi)
+    kept = ((turns - scaling.low_factor) / (scaling.high_factor - scaling.low_factor)).clamp(0, 1)
+    return (1 - kept) * inverse / scaling.factor + kept * inverse
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

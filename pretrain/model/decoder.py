@@ -25,7 +25,8 @@ class Decoder(nn.Module):
     def __init__(self, build: Builder, config: DecoderConfig, vocabulary: int):
         super().__init__()
         vocabulary = config.vocab_size or vocabulary
-        self.vocabulary, self.theta, self.sections = vocabulary, config.rope_theta, config.mrope_sections
+        self.vocabulary, self.sections = vocabulary, config.mrope_sections
+        self.theta, self.scaling = config.rope_theta, config.rope_scaling
         self.prefix = config.attention == "prefix"
         self.embedding_scale = config.width**0.5 if config.scale_embeddings else 1.0
         self.head_size = config.head
@@ -68,7 +69,7 @@ class Decoder(nn.Module):
             return None
         if self.sections is not None:
             return mrope_table(positions, self.head_size, self.theta, self.sections)
-        return rope_table(positions[0], self.head_size, self.theta)
+        return rope_table(positions[0], self.head_size, self.theta, self.scaling)
 
     def embed(self, ids: Tensor, math: torch.dtype) -> Tensor:
         """[T] ids -> [T, W] inputs of the first layer."""

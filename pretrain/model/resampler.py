@@ -10,25 +10,31 @@ from torch.nn import functional as F
 from configs.projectors import ResamplerProjector
 from pretrain.model.attention import attend_views
 from pretrain.model.learned import Learned
-from pretrain.model.linear import Builder, LogicalTensor, WholeLinear, mark
+from pretrain.model.linear import Builder, WholeLinear
 from pretrain.model.norm import Norm
 
 
-class Resampler(nn.Module):
-    """[V * N, C] -> [V * Q, W]; the features of a view are a square grid.
+class Places(Learned):
+    """The table of positions [Q, W]: a parameter because it is one where it was published.
 
-    The table of positions is a parameter because it is one where it was published; `projector.positions: 0` in
-    `stage.train` keeps it as it is.
+    `projector.positions: 0` in `stage.train` keeps it as it is. Written here, before ZeRO-3 takes the rows apart, which it
+    does at the end of a module's own making.
     """
+
+    def __init__(self, build: Builder, queries: int, width: int):
+        super().__init__(build, "projector.positions", queries, width, 0.0, ones=True)
+        with torch.no_grad():
+            self.weight.copy_(sines(round(queries**0.5), width))
+
+
+class Resampler(nn.Module):
+    """[V * N, C] -> [V * Q, W]; the features of a view are a square grid."""
 
     def __init__(self, build: Builder, config: ResamplerProjector, channels: int, width: int):
         super().__init__()
         self.head, eps = width // config.heads, config.norm_eps
         self.queries = Learned(build, "projector.queries", config.queries, width, build.std)
-        self.positions = Learned(build, "projector.positions", config.queries, width, 0.0, ones=True)
-        with torch.no_grad():
-            self.positions.weight.copy_(sines(round(config.queries**0.5), width))
-        mark(self.positions.weight, LogicalTensor("projector.positions", (config.queries, width)))
+        self.positions = Places(build, config.queries, width)
         self.inward = WholeLinear(build, "projector.inward", channels, width)
         self.norm_q = Norm(build, "projector.norm_q", width, eps, "layer")
         self.norm_kv = Norm(build, "projector.norm_kv", width, eps, "layer")

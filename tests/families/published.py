@@ -31,7 +31,7 @@ def randomise(model: Any, seed: int, spread: float = 0.2) -> None:
     generator = torch.Generator().manual_seed(seed)
     added = "gemma" in str(getattr(model.config.get_text_config(), "model_type", ""))
     for name, parameter in model.named_parameters():
-        norm = "norm" in name and name.endswith("weight")
+        norm = "norm" in name.lower() and name.endswith("weight")
         near = float(norm and not (added and "language_model" in name))
         parameter.data = near + spread * torch.randn(parameter.shape, generator=generator)
 

@@ -16,7 +16,7 @@ from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.chat import Encoded
 from data_pipeline.stream.collate import Ready, collate, widen
 from data_pipeline.stream.geometry import Geometry, geometry_of
-from data_pipeline.stream.row_column import MARKS
+from data_pipeline.stream.row_column import MARKS, MOST
 from pretrain.mesh import Mesh
 from pretrain.model.inputs import Inputs, to_inputs
 from pretrain.model.vlm import VisionLanguageModel
@@ -37,6 +37,17 @@ class Model:
     geometry: Geometry
 
 
+def _mark(number: int) -> int:
+    """Names of up to 8 x 8 tiles have tokens of their own."""
+    row, column = divmod(number - len(MARKS) + MOST**2, MOST)
+    if row < 0:
+        return WORDS + number
+    return WORDS + len(MARKS) - MOST**2 + 8 * row + column if max(row, column) < 8 else -1
+
+
+NAMES = np.array([_mark(number) for number in range(len(MARKS))])
+
+
 def open_row_model(run: Path, mesh: Mesh) -> Model:
     recipe: Any = load_recipe(str(run / "config.yaml"))
     return Model(open_model(run, mesh), recipe.model, geometry_of(recipe.model))
@@ -45,7 +56,6 @@ def open_row_model(run: Path, mesh: Mesh) -> Model:
 def samples(seed: int = 0) -> list[Ready]:
     """One wide picture, two pictures (one high) with text between, and text alone; the last third of each is learned."""
     random = np.random.default_rng(seed)
-    marks = np.array([WORDS + number if number < 40 else -1 for number in range(len(MARKS))])
     found = []
     for sizes, text in (([(150, 61)], 9), ([(47, 140), (64, 64)], 14), ([], 7)):
         ids: list[int] = [1, *random.integers(3, WORDS, 3).tolist()]
@@ -56,7 +66,7 @@ def samples(seed: int = 0) -> list[Ready]:
         ids += random.integers(3, WORDS, text).tolist()
         labels = np.arange(len(ids)) >= len(ids) - text // 2
         pictures = [random.integers(0, 256, (high, wide, 3), dtype=np.uint8) for wide, high in sizes]
-        encoded = Encoded(np.array(ids), labels, np.array(slots, np.int64), marks)
+        encoded = Encoded(np.array(ids), labels, np.array(slots, np.int64), NAMES)
         found.append(Ready(encoded, sizes, images=pictures))
     return found
 

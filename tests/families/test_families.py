@@ -24,8 +24,14 @@ from tests.families.row import Model, batch_of, inputs_of, logits_of, open_row_m
 from tests.families.tiny import FAMILIES, VOCABULARY, save
 from tests.support.pool import Pool
 
-UNSEEN = (".k.bias",)
-"""A key's bias adds the same to all scores of a query: softmax does not see it, its gradient is rounding."""
+
+def unseen(model: Model, name: str) -> bool:
+    """A key's bias adds the same to all scores of a query: softmax does not see it, its gradient is rounding. Unless it is rotated."""
+    turned = {
+        "encoder": model.config.encoder.type == "native_vit",
+        "decoder": model.config.decoder.positions != "learned",
+    }
+    return name.endswith(".k.bias") and not turned.get(name.partition(".")[0], False)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +124,7 @@ def test_gradients(name: str, ours: Model, theirs: Any, folder: Path, mesh: Mesh
     gradients = {logical_of(p).name: p.grad for p in net.parameters()}
     named = short_names(theirs, folder)
     for rule, _ in match(Published(folder)).pairs:
-        if rule.ours.endswith(UNSEEN):
+        if unseen(ours, rule.ours):
             continue
         mine, wanted = gradients[rule.ours], rule.take(named[rule.theirs].grad)
         assert mine is not None and wanted.norm() > 0, rule.ours
@@ -136,20 +142,22 @@ def test_every_published_tensor_matters(ours: Model, folder: Path, mesh: Mesh) -
             parameter, kept = by_name[rule.ours], by_name[rule.ours].clone()
             parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
             changed = (logits_of(ours, inputs, VOCABULARY) - before).abs().max()
-            assert changed < 1e-4 if rule.ours.endswith(UNSEEN) else changed > 1e-3, rule.ours
             parameter.copy_(kept)
+            assert changed < 1e-4 if unseen(ours, rule.ours) else changed > 1e-3, rule.ours
 
 
-def test_greedy_answers_after_export(
-    name: str, ours: Model, run: Path, mesh: Mesh, transformers: Any, tmp_path: Path
-) -> None:
-    """64 tokens behind a prompt with two pictures: our KV cache against `generate` of the exported folder."""
-    out = tmp_path / "out"
-    export_run(str(run), out, progress=False)
-    theirs = class_of(transformers, out).from_pretrained(out, attn_implementation="eager").eval()
+def test_greedy_answers_after_export(name: str, mesh: Mesh, transformers: Any, tmp_path: Path) -> None:
+    """64 tokens behind a prompt with two pictures: our KV cache against `generate` of the exported folder.
+
+    Tensors are larger than elsewhere: the answer of a quieter random model is one token for ever.
+    """
+    import_published(save(transformers, name, tmp_path / "hf", spread=0.4), tmp_path / "run", name, progress=False)
+    export_run(str(tmp_path / "run"), tmp_path / "out", progress=False)
+    ours = open_row_model(tmp_path / "run", mesh)
+    theirs = class_of(transformers, tmp_path / "out").from_pretrained(tmp_path / "out", attn_implementation="eager")
     sample = samples()[1]
     arguments = given(name, ours, theirs.config.to_dict(), sample, prompt=True)
-    said = theirs.generate(
+    said = theirs.eval().generate(
         **arguments, max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0, suppress_tokens=[IMAGE]
     )
     wanted = said[0].tolist()[-64:]
@@ -158,7 +166,8 @@ def test_greedy_answers_after_export(
     cut = int(sample.encoded.labels.sum())
     prompt = Prompt(sample.encoded.truncated(sample.encoded.text_tokens - cut), sample.sizes, images=sample.images)
     [made] = Generator(ours.net, chat, ours.geometry, mesh).answer([prompt], 64)
-    assert made.ids == wanted and len(set(wanted)) > 5
+    assert made.ids == wanted
+    assert len(set(wanted)) > 5
 
 
 def test_tensor_parallel_is_the_same(pool: Pool, run: Path) -> None:

@@ -19,6 +19,9 @@ WIDTH, VOCABULARY = TEXT["hidden_size"], TEXT["vocab_size"]
 FOUR = {**VISION, "image_size": 56}
 """A grid of 4 x 4, whose cells can be merged."""
 MROPE = {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 128}
+"""Llama 3.1's RoPE: of a head's four frequencies one stays, one lies between, two are slow."""
 FORMER = {
     "hidden_size": 24,
     "num_hidden_layers": 3,
@@ -36,6 +39,7 @@ OPT = {
     "num_attention_heads": 4,
     "word_embed_proj_dim": WIDTH,
     "max_position_embeddings": 160,
+    "pad_token_id": 0,
 }
 
 
@@ -103,10 +107,10 @@ def _internvl(t: Any, **more: Any) -> Any:
 
 
 def _internvl_6b(t: Any) -> Any:
-    """InternViT-6B's norms, on Llama."""
+    """InternViT-6B's norms, on Llama whose positions are interpolated."""
     vision = {"use_qk_norm": True, "norm_type": "rms_norm", "attention_bias": False}
     vision = {**VISION, "image_size": [56, 56], "patch_size": [14, 14], **vision}
-    text = {**TEXT, "model_type": "llama"}
+    text = {**TEXT, "model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}}
     return t.InternVLForConditionalGeneration(
         t.InternVLConfig(vision_config=vision, text_config=text, image_token_id=IMAGE)
     )
@@ -121,6 +125,8 @@ def _paligemma(t: Any) -> Any:
 
 def _idefics(t: Any, name: str) -> Any:
     text = {**TEXT, "model_type": "llama", "pad_token_id": 0}
+    if name == "Idefics3":
+        text["rope_scaling"] = LLAMA3
     config = getattr(t, f"{name}Config")(vision_config=FOUR, text_config=text, scale_factor=2, image_token_id=IMAGE)
     return getattr(t, f"{name}ForConditionalGeneration")(config)
 
@@ -171,9 +177,9 @@ FAMILIES = {
 }
 
 
-def save(transformers: Any, name: str, folder: Path) -> Path:
+def save(transformers: Any, name: str, folder: Path, spread: float = SPREAD) -> Path:
     """Write the tiny model of a family as it is published."""
     model = FAMILIES[name].make(transformers)
-    randomise(model, 3, SPREAD)
+    randomise(model, 3, spread)
     model.save_pretrained(folder)
     return folder

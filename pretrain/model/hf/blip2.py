@@ -81,4 +81,4 @@ def _former(model: ModelConfig) -> list[Rule]:
     return [*rules, *linear("projector.out", "language_projection", model.decoder.width, width)]
 
 
-FAMILY = Family(model_of, rules_of, SPELLINGS, {short: prefix for prefix, short in SPELLINGS})
+FAMILY = Family(model_of, rules_of, SPELLINGS, {short: prefix for prefix, short in SPELLINGS}, template="blip2")

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from configs.errors import UserError
 from configs.model import ModelConfig
-from pretrain.model.hf import blip2, idefics3, internvl, llava, paligemma, qwen2_vl
+from pretrain.model.hf import blip2, cogvlm, idefics3, internvl, llava, original_llava, paligemma, qwen2_vl, qwen_vl
 from pretrain.model.hf.family import Config, Family
+from pretrain.model.hf.processor import chat_template_of, fitted, processor_of
 from pretrain.model.hf.published import Published
 from pretrain.model.hf.rules import Rule
 
@@ -25,19 +26,40 @@ FAMILIES = {
 
 def family_of(config: Config, where: str) -> Family:
     """Raises UserError where `model_type` is none that is known."""
+    original = _original(config)
+    if original is not None:
+        return original
     kind = config.get("model_type")
     if kind not in FAMILIES:
-        raise UserError(f"{where} has model_type {kind!r}: what can be imported is {', '.join(sorted(FAMILIES))}")
+        known = ", ".join([*sorted(FAMILIES), *ORIGINALS])
+        raise UserError(f"{where} has model_type {kind!r}: what can be imported is {known}")
     return FAMILIES[str(kind)]
+
+
+ORIGINALS = ("LLaVA and Yi-VL with mm_vision_tower", "Qwen-VL", "CogVLM")
+
+
+def _original(config: Config) -> Family | None:
+    """Those that transformers has no class for: a model_type of theirs says nothing, or something else, or is not there."""
+    if "mm_vision_tower" in config:  # with the same model_type as transformers' LLaVA
+        return original_llava.family_of(config)
+    if config.get("model_type") == "qwen" and "visual" in config:  # without: Qwen, a language model
+        return qwen_vl.FAMILY
+    classes = [*(config.get("architectures") or []), *(config.get("auto_map") or {}).values()]
+    return cogvlm.FAMILY if any("CogVLMForCausalLM" in str(name) for name in classes) else None
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Each rule with the published name it takes its tensor from, and names that belong to no part that is run."""
+    """Each rule with the published name it takes its tensor from, and names that belong to no part that is run.
+
+    `template`: the preset of the text template that the family's conversations have.
+    """
 
     model: ModelConfig
     pairs: list[tuple[Rule, str]]
     aside: list[str]
+    template: str | None = None
 
 
 def match(published: Published) -> Matched:
@@ -47,14 +69,14 @@ def match(published: Published) -> Matched:
         UserError: a tensor is missing, one is left over, or one has another shape.
     """
     family = family_of(published.config, str(published.folder / "config.json"))
-    model = family.model_of(published.config)
+    model = fitted(family.model_of(published.config), processor_of(published.folder))
     names = {family.normalised(name): name for name in published.names}
     pairs, used = [], set()
     for rule in family.rules_of(model):
         name = names.get(rule.theirs)
         if name is None:
             raise UserError(
-                f"{published.folder} lacks {family.published_name(rule.theirs)}: fetch it again, or correct config.json"
+                f"{published.folder} lacks {family.published_name(rule.theirs)}: {family.remedy(rule.theirs)}"
             )
         shape = published.shape(name)
         if shape != rule.published:
@@ -70,4 +92,4 @@ def match(published: Published) -> Matched:
         raise UserError(
             f"{published.folder} has {extra[0]} and {len(extra) - 1} more tensors that this family does not: it is another model"
         )
-    return Matched(model, pairs, list(aside.values()))
+    return Matched(model, pairs, list(aside.values()), family.preset(chat_template_of(published.folder)))

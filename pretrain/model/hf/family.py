@@ -25,6 +25,12 @@ class Family:
     published: dict[str, str] = field(default_factory=dict)
     left_aside: Callable[[ModelConfig, str], bool] = lambda model, name: False
     """Whether a published tensor (short name) belongs to no part that is run; it is kept for the way back."""
+    remedies: dict[str, str] = field(default_factory=dict)
+    """What to do where a tensor under a short prefix is missing, where it is another thing than usual."""
+    template: str | None = None
+    """The preset of configs/templates.py that its conversations have; none: not one for all of them."""
+    chats: tuple[tuple[str, str], ...] = ()
+    """(text in the published chat template, preset): the first that is there decides, before `template`."""
 
     def normalised(self, name: str) -> str:
         """The one short spelling of a name on disk."""
@@ -33,12 +39,26 @@ class Family:
                 return short + name.removeprefix(prefix)
         return name
 
+    def preset(self, chat: str) -> str | None:
+        """The text template that goes with a published chat template."""
+        return next((preset for mark, preset in self.chats if mark in chat), self.template)
+
+    def remedy(self, name: str) -> str:
+        """What to do where the tensor of a short name is missing."""
+        special = (said for prefix, said in self.remedies.items() if name.startswith(prefix))
+        return next(special, "fetch it again, or correct config.json")
+
     def published_name(self, name: str) -> str:
         """The spelling on disk of a short name."""
         for short, prefix in self.published.items():
             if name.startswith(short):
                 return prefix + name.removeprefix(short)
         return name
+
+
+def computed(name: str) -> bool:
+    """Whether a tensor is a table that older code saved though it is computed from the configuration."""
+    return name.endswith((".rotary_emb.inv_freq", ".position_ids"))
 
 
 ACTIVATIONS = {

@@ -3,7 +3,7 @@
 from configs.encoders import ViT
 from configs.model import ModelConfig
 from configs.projectors import PixelShuffleLinearProjector
-from configs.resolutions import SquareResolution
+from configs.resolutions import RowColumnResolution
 from pretrain.model.hf.family import Config, Family, only
 from pretrain.model.hf.rules import Rule, same
 from pretrain.model.hf.text import decoder_of, decoder_rules, tied
@@ -28,7 +28,7 @@ def model_of(config: Config) -> ModelConfig:
     encoder = vit_of(vision, IDEFICS3, positions="fractional")
     return ModelConfig(
         encoder=encoder,
-        resolution=SquareResolution(size=encoder.image_size),
+        resolution=RowColumnResolution(size=encoder.image_size, longest=4 * encoder.image_size),
         projector=PixelShuffleLinearProjector(factor=config.get("scale_factor", 2)),
         decoder=decoder_of(text | {"tie_word_embeddings": tied(config, text)}, "llama"),
     )
@@ -43,4 +43,7 @@ def rules_of(model: ModelConfig) -> list[Rule]:
     return [*clip_rules(encoder), projector, *decoder_rules(model.decoder)]
 
 
-FAMILY = Family(model_of, rules_of, SPELLINGS, {short: prefix for prefix, short in SPELLINGS})
+PUBLISHED = {short: prefix for prefix, short in SPELLINGS}
+FAMILY = Family(
+    model_of, rules_of, SPELLINGS, PUBLISHED, template="smolvlm", chats=(("<|begin_of_text|>", "idefics3"),)
+)

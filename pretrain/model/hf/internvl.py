@@ -46,4 +46,4 @@ def rules_of(model: ModelConfig) -> list[Rule]:
     ]
 
 
-FAMILY = Family(model_of, rules_of, SPELLINGS, PUBLISHED | {"vision.": "vision_tower."})
+FAMILY = Family(model_of, rules_of, SPELLINGS, PUBLISHED | {"vision.": "vision_tower."}, template="internvl")

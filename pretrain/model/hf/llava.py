@@ -67,7 +67,7 @@ def model_of(config: Config) -> ModelConfig:
         anyres = AnyresResolution(size=size, grids=tuple((high // size, wide // size) for high, wide in points))
     return ModelConfig(
         encoder=encoder,
-        resolution=anyres or SquareResolution(size=encoder.image_size),
+        resolution=anyres or SquareResolution(size=encoder.image_size, fit="crop"),
         projector=MlpProjector() if mlp else LinearProjector(),
         decoder=decoder_of(text | {"tie_word_embeddings": tied(config, text)}, kind),
     )
@@ -94,4 +94,6 @@ def left_aside(model: ModelConfig, name: str) -> bool:
     return behind(model.encoder, name)
 
 
-FAMILY = Family(model_of, rules_of, SPELLINGS, PUBLISHED, left_aside)
+CHATS = (("[INST]", "llava_next_mistral"), ("<|im_start|>", "chatml"))
+"""LLaVA-NeXT on Mistral, and on Yi-34B; the others speak as Vicuna does."""
+FAMILY = Family(model_of, rules_of, SPELLINGS, PUBLISHED, left_aside, template="vicuna", chats=CHATS)

@@ -45,4 +45,4 @@ def left_aside(model: ModelConfig, name: str) -> bool:
     return behind(model.encoder, name)
 
 
-FAMILY = Family(model_of, rules_of, SPELLINGS, PUBLISHED, left_aside)
+FAMILY = Family(model_of, rules_of, SPELLINGS, PUBLISHED, left_aside, template="paligemma")

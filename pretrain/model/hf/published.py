@@ -11,6 +11,48 @@ from torch import Tensor
 from configs.errors import UserError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+TOWER = "vision_tower"
+
+
+def configuration(folder: Path) -> dict[str, Any]:
+    """A folder's config.json; where a vision tower lies in a folder inside, its config.json as `vision_config`.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    config = read_json(folder, "config.json")
+    inside = tower_inside(folder, config)
+    if inside:
+        tower = read_json(folder / inside, "config.json")
+        # A tower cut out of the whole of CLIP may still have the whole's configuration.
+        config["vision_config"] = tower.get("vision_config") or tower
+    return config
+
+
+def tower_inside(folder: Path, config: dict[str, Any]) -> Path | None:
+    """Where in a folder the vision tower's own folder lies: `vision_tower`, or what LLaVA's `mm_vision_tower` names."""
+    if "mm_vision_tower" not in config:
+        return None
+    for inside in (Path(TOWER), Path(str(config["mm_vision_tower"]))):
+        if not inside.is_absolute() and ".." not in inside.parts and (folder / inside / "config.json").exists():
+            return inside
+    return None
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a published folder.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = folder / name
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no {name}: give a folder as `save_pretrained` makes it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): fetch the folder again") from None
+    return found
 
 
 class Published:
@@ -22,7 +64,7 @@ class Published:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.config: dict[str, Any] = self._json("config.json")
+        self.config: dict[str, Any] = configuration(folder)
         self._files = self._where()
 
     @property
@@ -51,19 +93,9 @@ class Published:
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        try:
-            found: dict[str, Any] = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            raise UserError(f"{self.folder} has no {name}: give a folder as `save_pretrained` makes it") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): fetch the folder again") from None
-        return found
-
     def _where(self) -> dict[str, str]:
         if (self.folder / INDEX).exists():
-            named: dict[str, str] = self._json(INDEX)["weight_map"]
+            named: dict[str, str] = read_json(self.folder, INDEX)["weight_map"]
             files = sorted(set(named.values()))
         elif (self.folder / SINGLE).exists():
             named, files = {}, [SINGLE]

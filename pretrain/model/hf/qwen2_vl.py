@@ -128,4 +128,4 @@ def _vision(encoder: NativeViT) -> list[Rule]:
     return rules
 
 
-FAMILY = Family(model_of, rules_of, SPELLINGS, PUBLISHED)
+FAMILY = Family(model_of, rules_of, SPELLINGS, PUBLISHED, template="qwen2_vl")

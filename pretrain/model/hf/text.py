@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from configs.decoder import DecoderConfig
+from configs.decoder import DecoderConfig, RopeScaling
 from configs.errors import UserError
 from pretrain.model.hf.family import Config, activation_of, only
 from pretrain.model.hf.rules import Rule, layer_norm, linear, norm, padded, same
@@ -86,9 +86,6 @@ def decoder_of(text: Config, kind: str, **more: Any) -> DecoderConfig:
     rope = {"rope_theta": config.get("rope_theta")} | (
         config.get("rope_parameters") or config.get("rope_scaling") or {}
     )
-    sort = rope.get("rope_type", rope.get("type", "default"))
-    if sort not in ("default", "mrope"):
-        raise UserError(f"config.json has RoPE of type {sort!r}: only the plain one can be imported")
     heads, width = config["num_attention_heads"], config["hidden_size"]
     head = config.get("head_dim")
     gemma: dict[str, Any] = {"scale_embeddings": True, "norm": "rms_zero_centered"} if kind == "gemma" else {}
@@ -103,12 +100,33 @@ def decoder_of(text: Config, kind: str, **more: Any) -> DecoderConfig:
         qkv_bias=kind == "qwen2",
         qk_norm=1.0 if kind == "qwen3" else None,
         rope_theta=rope["rope_theta"] or config["rope_theta"],
+        rope_scaling=_scaling(rope),
         norm_eps=config["rms_norm_eps"],
         tied_head=bool(config.get("tie_word_embeddings", False)),
         vocab_size=config["vocab_size"],
         vocab_multiple=MULTIPLE,
         max_length=most,
         **(gemma | more),
+    )
+
+
+def _scaling(rope: Config) -> RopeScaling | None:
+    sort = rope.get("rope_type", rope.get("type", "default"))
+    # `dynamic` changes nothing up to max_position_embeddings, which is as far as a sample may reach here.
+    if sort in ("default", "mrope", "dynamic"):
+        return None
+    if sort == "linear":
+        return RopeScaling(type="linear", factor=rope["factor"])
+    if sort != "llama3":
+        raise UserError(
+            f"config.json has RoPE of type {sort!r}: default, mrope, dynamic, linear and llama3 can be imported"
+        )
+    return RopeScaling(
+        type="llama3",
+        factor=rope["factor"],
+        low_factor=rope["low_freq_factor"],
+        high_factor=rope["high_freq_factor"],
+        length=rope["original_max_position_embeddings"],
     )
 
 
