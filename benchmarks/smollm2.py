@@ -29,7 +29,7 @@ from configs.load import load_recipe  # noqa: E402
 CAPTIONS = ("train", "heldout", "fluent_seen", "fluent_new")
 QUESTIONS = ("train", "heldout", "fluent_seen", "fluent_new", "read_new_font", "read_new_word")
 PARTS = (64, 16, 4)
-SMALL = {"smollm2_caption_a": 60, "smollm2_caption": 50, "smollm2_sft": 60, "smollm2_curve": 20}
+SMALL = {"smollm2_caption_a": 60, "smollm2_caption": 30, "smollm2_sft": 40, "smollm2_curve": 20}
 """Steps of each training with --small."""
 
 
