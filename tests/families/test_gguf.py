@@ -27,7 +27,7 @@ CASES = "tests.families.gguf_cases:"
 SIZES = {"layers": 2, "width": 96, "heads": 6, "kv_heads": 2, "mlp_width": 160, "rope_theta": 5000.0}
 TEXTS = [
     "A red apple, 12345 of them; it's  two\n\nlines",
-    " naïve café: x = 3;\tq",
+    " na\u00efve caf\u00e9: x = 3;\tq",
     "<|im_start|>user\nWhat is it?<|im_end|>\n",
 ]
 
