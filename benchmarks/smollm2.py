@@ -27,9 +27,9 @@ sys.path.insert(0, str(ROOT))
 from configs.load import load_recipe  # noqa: E402
 
 CAPTIONS = ("train", "heldout", "fluent_seen", "fluent_new")
-QUESTIONS = ("train", "heldout", "fluent_seen", "fluent_new", "read_new_font", "read_new_word")
+QUESTIONS = ("train", "fluent_seen", "fluent_new", "read_new_font", "read_new_word", "heldout")
 PARTS = (64, 16, 4)
-SMALL = {"smollm2_caption_a": 60, "smollm2_caption": 30, "smollm2_sft": 40, "smollm2_curve": 20}
+SMALL = {"smollm2_caption_a": 60, "smollm2_caption": 30, "smollm2_sft": 32, "smollm2_curve": 20}
 """Steps of each training with --small."""
 
 
@@ -93,7 +93,7 @@ class Demo:
         self._train("smollm2_sft", "sft", self.part_of("questions_train"))
 
     def evaluate(self) -> None:
-        for run, names, data in (("caption", CAPTIONS[1:2], ""), ("sft", QUESTIONS[1:], "questions_")):
+        for run, names, data in (("sft", QUESTIONS[1:], "questions_"), ("caption", CAPTIONS[1:2], "")):
             for name in names:
                 self._evaluate(run, f"{data}{name}", self.part_of(f"{data}train"))
 
