@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import smollm2_data
+import smollm2_tables
 from smollm2_report import write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +70,7 @@ class Demo:
 
     def prepare(self) -> None:
         if not all((smollm2_data.home() / f"{name}.parquet").exists() for name in ("captions", "questions")):
-            smollm2_data.prepare()
+            smollm2_tables.prepare()
 
     def build(self) -> None:
         """All datasets, in this process (pictures are stored as they are), and the tokenizer that lies in the GGUF file."""
