@@ -30,7 +30,7 @@ from configs.load import load_recipe  # noqa: E402
 CAPTIONS = ("train", "heldout", "fluent_seen", "fluent_new")
 QUESTIONS = ("train", "fluent_seen", "fluent_new", "read_new_font", "read_new_word", "heldout")
 PARTS = (64, 16, 4)
-SMALL = {"smollm2_caption_a": 60, "smollm2_caption": 30, "smollm2_sft": 32, "smollm2_curve": 20}
+SMALL = {"smollm2_caption_a": 60, "smollm2_caption": 16, "smollm2_sft": 24, "smollm2_curve": 20}
 """Steps of each training with --small."""
 
 
@@ -125,7 +125,7 @@ class Demo:
         keys = ("data.tokenizer", "stage.start_from", "evaluate.source")
         values = [value for key in keys for value in self._at_folder(recipe, key)]
         values.append(f"data.sources.0.path={self.folder}/data/{source}")
-        values += [f"stage.steps={SMALL[recipe]}"] if self.small else []
+        values += [f"stage.steps={SMALL[recipe]}", "evaluate.samples=48"] if self.small else []
         values += self.more
         self.looksay("train", recipe, "--run", f"{self.folder}/{run}", *(w for v in values for w in ("--set", v)))
 
