@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import smollm2_data
+import smollm2_tables
 from smollm2_report import write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,9 +28,9 @@ sys.path.insert(0, str(ROOT))
 from configs.load import load_recipe  # noqa: E402
 
 CAPTIONS = ("train", "heldout", "fluent_seen", "fluent_new")
-QUESTIONS = ("train", "heldout", "fluent_seen", "fluent_new", "read_new_font", "read_new_word")
+QUESTIONS = ("train", "fluent_seen", "fluent_new", "read_new_font", "read_new_word", "heldout")
 PARTS = (64, 16, 4)
-SMALL = {"smollm2_caption_a": 60, "smollm2_caption": 30, "smollm2_sft": 40, "smollm2_curve": 20}
+SMALL = {"smollm2_caption_a": 60, "smollm2_caption": 16, "smollm2_sft": 24, "smollm2_curve": 20}
 """Steps of each training with --small."""
 
 
@@ -69,7 +70,7 @@ class Demo:
 
     def prepare(self) -> None:
         if not all((smollm2_data.home() / f"{name}.parquet").exists() for name in ("captions", "questions")):
-            smollm2_data.prepare()
+            smollm2_tables.prepare()
 
     def build(self) -> None:
         """All datasets, in this process (pictures are stored as they are), and the tokenizer that lies in the GGUF file."""
@@ -93,7 +94,7 @@ class Demo:
         self._train("smollm2_sft", "sft", self.part_of("questions_train"))
 
     def evaluate(self) -> None:
-        for run, names, data in (("caption", CAPTIONS[1:2], ""), ("sft", QUESTIONS[1:], "questions_")):
+        for run, names, data in (("sft", QUESTIONS[1:], "questions_"), ("caption", CAPTIONS[1:2], "")):
             for name in names:
                 self._evaluate(run, f"{data}{name}", self.part_of(f"{data}train"))
 
@@ -124,7 +125,7 @@ class Demo:
         keys = ("data.tokenizer", "stage.start_from", "evaluate.source")
         values = [value for key in keys for value in self._at_folder(recipe, key)]
         values.append(f"data.sources.0.path={self.folder}/data/{source}")
-        values += [f"stage.steps={SMALL[recipe]}"] if self.small else []
+        values += [f"stage.steps={SMALL[recipe]}", "evaluate.samples=48"] if self.small else []
         values += self.more
         self.looksay("train", recipe, "--run", f"{self.folder}/{run}", *(w for v in values for w in ("--set", v)))
 
