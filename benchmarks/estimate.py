@@ -1,6 +1,7 @@
 """`looksay estimate` against what is measured: see docs/benchmarks/estimate.md.
 
 python benchmarks/estimate.py bytes       parameters, states, activations, traffic of real engines
+python benchmarks/estimate.py families    the same for a tiny model of every family, under every layout
 python benchmarks/estimate.py machine     this machine's peaks, as doctor measures them
 python benchmarks/estimate.py steps       step times at 1 and 2 ranks from those peaks
 python benchmarks/estimate.py published   published large runs, constants of the packaged sites
@@ -173,10 +174,12 @@ def time_command() -> None:
 
 
 def main() -> None:
+    from benchmarks.estimate_families import compare_families
     from benchmarks.estimate_published import compare_published
 
     verbs: dict[str, Callable[[], None]] = {
         "bytes": compare_bytes,
+        "families": compare_families,
         "machine": lambda: compare_steps(only_machine=True),
         "steps": compare_steps,
         "published": compare_published,

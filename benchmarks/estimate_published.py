@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.cost.estimate import Estimator, Setting
-from cluster.cost.load import Load, rows_of, stretch_of
+from cluster.cost.load import Load, rows_of
+from cluster.cost.segments import stretch_of
 from configs.load import load_recipe, resolve
 from configs.site import load_site
 
@@ -44,7 +45,9 @@ def row(length: int, real: int, patches: int, labels: int, visual: int = 0, segm
     return Load(
         text=stretch_of([real // segments] * segments, length, causal=True),
         patches=stretch_of(views, sum(views), causal=False),
-        views=visual,
+        cells=sum(views),
+        outputs=visual,
+        views=len(views),
         visual=visual,
         labels=labels,
         pictures=segments if patches else 0,

@@ -19,6 +19,7 @@ from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.chat import Encoded
 from data_pipeline.stream.collate import Ready, collate
 from data_pipeline.stream.layout import geometry_of
+from data_pipeline.stream.row_column import MARKS
 from pretrain.engine import Engine
 from pretrain.loads import load_of
 from pretrain.loss import micro_loss
@@ -92,7 +93,7 @@ def ready(model: ModelConfig, seed: int, picture: tuple[int, int] | None, text: 
     labels[-text // 2 :] = True
     images = [random.integers(0, 256, (picture[1], picture[0], 3), dtype=np.uint8)] if picture else []
     return Ready(
-        Encoded(np.array(ids), labels, np.arange(1, 1 + len(images))),
+        Encoded(np.array(ids), labels, np.arange(1, 1 + len(images)), 3 + np.arange(len(MARKS))),
         [picture] if picture else [],
         images=images,
         info={},

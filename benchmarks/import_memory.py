@@ -1,11 +1,12 @@
 """Peak memory of importing a published model of 7 B parameters; its weights are holes in sparse files.
 
-python benchmarks/import_memory.py [--folder DIR]     # writes 14 GB there
+python benchmarks/import_memory.py [--folder DIR]               # writes 14 GB there
+python benchmarks/import_memory.py --layers 8 --peer            # 2 B, and transformers' from_pretrained on the same files
 """
 
 import argparse
 import json
-import resource
+import os
 import shutil
 import struct
 import subprocess
@@ -13,13 +14,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pretrain.model.hf.families import FAMILIES  # noqa: E402
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model_type": "llava",
     "vision_config": {"model_type": "clip_vision_model"},
     "text_config": {"model_type": "llama", "vocab_size": 32064},
@@ -30,10 +32,18 @@ CONFIG = {
 SHARDS = 3
 
 
-def write_sparse(folder: Path) -> int:
-    """The published folder of LLaVA-1.5 7B in bf16, all zeros. Returns its parameters."""
+PEER = """
+import sys, torch, transformers
+model = transformers.LlavaForConditionalGeneration.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+"""
+"""What anyone does who imports through transformers, before a byte is written."""
+
+
+def write_sparse(folder: Path, layers: int) -> int:
+    """The published folder of LLaVA-1.5 7B (with so many layers) in bf16, all zeros. Returns its parameters."""
     family = FAMILIES["llava"]
-    rules = family.rules_of(family.model_of(CONFIG))
+    config = {**CONFIG, "text_config": {**CONFIG["text_config"], "num_hidden_layers": layers}}
+    rules = family.rules_of(family.model_of(config))
     shapes = {family.published_name(rule.theirs): rule.published for rule in rules}
     named, total = {}, 0
     for shard in range(SHARDS):
@@ -48,20 +58,33 @@ def write_sparse(folder: Path) -> int:
         with (folder / name).open("wb") as stream:
             stream.write(struct.pack("<Q", len(text)) + text)
             stream.truncate(8 + len(text) + at)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": 2 * total}, "weight_map": named})
+    )
+    (folder / "config.json").write_text(json.dumps(config))
     return total
+
+
+def measured(command: list[str]) -> dict[str, float]:
+    """Seconds and peak resident memory of a process, in GB."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{command[:4]} ended with {status}")
+    return {"seconds": round(time.perf_counter() - begun, 1), "peak_rss_gb": round(usage.ru_maxrss / 1e6, 2)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", default=None)
+    parser.add_argument("--layers", type=int, default=32, help="of the decoder")
+    parser.add_argument("--peer", action="store_true", help="transformers too, which holds the whole model")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="looksay-import-", dir=args.folder))
     try:
         (folder / "hf").mkdir()
-        count = write_sparse(folder / "hf")
-        begun = time.perf_counter()
+        found: dict[str, Any] = {"parameters": write_sparse(folder / "hf", args.layers)}
         command = [
             sys.executable,
             "-m",
@@ -71,9 +94,10 @@ def main() -> None:
             str(folder / "run"),
             "--json",
         ]
-        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-        print(json.dumps({"parameters": count, "seconds": time.perf_counter() - begun, "peak_rss_gb": peak}))
+        found["looksay"] = measured(command)
+        if args.peer:
+            found["transformers"] = measured([sys.executable, "-c", PEER, str(folder / "hf")])
+        print(json.dumps(found))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

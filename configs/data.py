@@ -140,7 +140,9 @@ class ReadConfig(Config):
 
 class DataConfig(Config):
     sources: tuple[SourceConfig, ...] = Field(..., min_length=1)
-    tokenizer: str = Field(..., description="folder with tokenizer.json")
+    tokenizer: str = Field(
+        ..., description="folder with tokenizer.json, or ORG/NAME[@REVISION] of a hub (`looksay fetch` brings it)"
+    )
     template: TemplateConfig = TemplateConfig()
     packing: PackingConfig
     mixture: Literal["samples", "tokens"] = Field("samples", description="what the sources' weights are shares of")

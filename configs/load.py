@@ -86,14 +86,16 @@ def read_layers(name: str, beside: Path | None = None, depth: int = 0) -> list[L
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`. A dictionary whose `type` changes replaces the one below: its keys are another model's."""
+    """`above` over `below`. A dictionary whose `type` changes replaces the one below: its keys are another model's. So does
+    one with a `preset`, which stands for all of its keys.
+    """
     out = dict(below)
     for key, value in above.items():
         old = out.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and value.get("type", old.get("type")) == old.get("type"):
-            out[key] = merge(old, value)
-        else:
+        if not isinstance(value, dict) or not isinstance(old, dict) or "preset" in value:
             out[key] = value
+        else:
+            out[key] = merge(old, value) if value.get("type", old.get("type")) == old.get("type") else value
     return out
 
 
@@ -113,6 +115,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if isinstance(place, list):
         place[_list_index(place, last, path)] = _value_of(text)
     else:
+        if last == "preset":
+            place.clear()  # it stands for all keys beside it; those that differ come after it
         place[last] = _value_of(text)
 
 

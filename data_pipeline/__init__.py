@@ -18,6 +18,7 @@ shard_table.py  the shards of a dataset as columns
 manifest.py  manifest.json, written last: its presence means that the dataset is whole
 storage.py   bytes in and out, local or fsspec; a write is whole or not there
 stores/      what is behind it: local files, S3, any other fsspec store
+parts/       remote parts of recipes: one cache by sha256, and what fills it
 ingest/      records -> dataset folder, and the proof that it is one
 stream/      dataset folders -> plan -> packed rows -> batches
 assets/      the embedded emoji set, with its notices

@@ -20,6 +20,8 @@ loss.py          the loss rule: a sum over the planned N, never a mean of means
 trainer.py       the training loop
 passes.py        forward, backward, update of one step
 decoder_weights.py  a published language model's weights into a decoder of any topology
+encoder_weights.py  a published vision tower's into an encoder
+part_weights.py  what both share: each rank takes what it holds
 starting.py      the start of a run on one rank, and where training is taken up
 reading.py       batches on every rank: in a TP group one reads, the others receive
 features.py      a frozen CNN's features, computed once and kept beside the dataset
@@ -44,6 +46,8 @@ run_status.py    how far a run is, for `looksay status`
 run_folder.py    the run folder as a contract
 provenance.py    commit, versions, system
 importing.py     a published model becomes a run at step 0
+converting.py    pickled weights become safetensors
+joining.py       what the export of a run out of separate parts needs
 exporting.py     a run as its family is published
 model/           encoder, projector, decoder, and their composition
 

@@ -3,24 +3,27 @@
 Sources: a GGUF file (model/hf/gguf.py), a wheel that has one, or a folder of safetensors (model/hf/published.py).
 """
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from configs.decoder import DecoderConfig
 from configs.errors import UserError
-from pretrain.checkpoint.reading import span_of
-from pretrain.engine import KINDS, Engine
+from pretrain.engine import Engine
 from pretrain.mesh import Mesh
 from pretrain.model.hf.gguf import SUFFIX, Gguf, weights_path
+from pretrain.model.hf.parts import hold, require_alike, text_name
 from pretrain.model.hf.published import Published
 from pretrain.model.hf.text import decoder_of, decoder_rules
-from pretrain.model.linear import logical_of
+from pretrain.part_weights import fill_part
 
-OWN = ("weights", "vocab_size", "vocab_multiple", "max_length", "scaled_residual", "head_size", "kv_heads")
+FREE = ("weights", "vocab_size", "vocab_multiple", "scaled_residual", "attention", "expert", "mrope_sections")
 """Settings that need not be the published model's word for word."""
-SPELLINGS = (("language_model.", ""), ("model.", "text."), ("lm_head.", "head."))
+EXPERT = re.compile(r"(decoder\.layers\.\d+)\.((q|k|v|out|gate|up|down)\.(weight|bias))")
+"""What a visual expert has a second time: it begins as a copy of the words' weights (CogVLM, arXiv 2311.03079)."""
 
 
 def open_weights(weights: str) -> Gguf | Published:
@@ -40,32 +43,24 @@ def tensors_of(config: DecoderConfig, vocabulary: int) -> Iterator[tuple[str, Te
         UserError: the file is of another model than the recipe says, or lacks or adds a tensor.
     """
     assert config.weights is not None
-    published = open_weights(config.weights)
-    theirs = decoder_of(published.config, str(published.config.get("model_type")))
-    _compare(config, theirs, config.weights)
+    source, where = open_weights(config.weights), config.weights
+    theirs = decoder_of(source.config, str(source.config.get("model_type")))
+    require_alike("model.decoder", _spelled(config), _spelled(theirs), FREE, where)
     assert theirs.vocab_size is not None
     wanted = config.vocab_size or vocabulary
     if wanted < theirs.vocab_size:
         raise UserError(
-            f"{config.weights} has {theirs.vocab_size} tokens, the tokenizer {wanted}: take the model's own tokenizer"
+            f"{where} has {theirs.vocab_size} tokens, the tokenizer {wanted}: take the model's own tokenizer, and set "
+            f"model.decoder.vocab_size: {theirs.vocab_size} where that has fewer itself"
         )
-    rules = decoder_rules(unpadded(theirs))
-    names = {_short(name): name for name in published.names}
-    left = sorted(set(names) - {rule.theirs for rule in rules} - {"head.weight"})
-    if left:
-        raise UserError(f"{config.weights} has {names[left[0]]} and {len(left) - 1} more that no decoder of ours has")
-    for rule in rules:
-        if rule.theirs not in names:
-            raise UserError(f"{config.weights} lacks {rule.theirs}: fetch it again")
-        found = published.tensor(names[rule.theirs])
-        if tuple(found.shape) != rule.published:
-            raise UserError(
-                f"{config.weights} has {names[rule.theirs]} of shape {tuple(found.shape)}, not {rule.published}"
-            )
-        whole = rule.take(found).float()
+    for rule, name in hold(source, where, decoder_rules(unpadded(theirs)), text_name):
+        whole = rule.take(source.tensor(name)).float()
         if rule.ours in ("decoder.embedding.weight", "decoder.head.weight"):
             whole = _grown(whole, wanted, -(-wanted // config.vocab_multiple) * config.vocab_multiple)
         yield rule.ours, whole
+        second = EXPERT.fullmatch(rule.ours) if config.expert else None
+        if second:
+            yield f"{second[1]}.expert.{second[2]}", whole
 
 
 def unpadded(theirs: DecoderConfig) -> DecoderConfig:
@@ -79,38 +74,16 @@ def fill_decoder(config: DecoderConfig, engine: Engine, mesh: Mesh, vocabulary: 
     Raises:
         UserError: see `tensors_of`.
     """
-    parameters = {logical_of(parameter).name: parameter for parameter in engine.module.parameters()}
-    missing = {name for name in parameters if name.startswith("decoder.")}
-    count = 0
-    for name, whole in tensors_of(config, vocabulary):
-        parameter = parameters[name]
-        for held in engine.wanted(parameter, KINDS[:1]):
-            span = span_of(parameter, mesh.tp_size, held.start, held.stop)
-            cut = whole if span.axis is None else whole.narrow(span.axis, span.offset, span.size or 0)
-            with torch.no_grad():
-                held.views["master"].copy_(cut.reshape(-1)[held.start : held.stop])
-        missing.discard(name)
-        count += 1
-    if missing:
-        raise UserError(f"{config.weights} has nothing for {min(missing)} and {len(missing) - 1} more of the decoder")
-    engine.weights_follow()
-    return count
+    assert config.weights is not None
+    return fill_part("decoder", tensors_of(config, vocabulary), config.weights, engine, mesh)
 
 
-def _short(name: str) -> str:
-    for prefix, short in SPELLINGS:
-        if name.startswith(prefix):
-            name = short + name.removeprefix(prefix)
-    return name
-
-
-def _compare(config: DecoderConfig, theirs: DecoderConfig, where: str) -> None:
-    ours = config.model_copy(update={"kv_heads": config.kv_heads or config.heads})
-    pairs = {key: (getattr(ours, key), getattr(theirs, key)) for key in type(config).model_fields if key not in OWN}
-    pairs |= {"kv_heads": (ours.kv_heads, theirs.kv_heads), "head_size": (ours.head, theirs.head)}
-    wrong = [f"{key} {mine} (the file has {its})" for key, (mine, its) in pairs.items() if mine != its]
-    if wrong:
-        raise UserError(f"model.decoder does not describe {where}: {', '.join(wrong[:4])}")
+def _spelled(config: DecoderConfig) -> DecoderConfig:
+    """With what may be left out written out. Words of all kinds of RoPE are at the same places, and a table has its length."""
+    same: dict[str, Any] = {"kv_heads": config.kv_heads or config.heads, "head_size": config.head}
+    if config.positions != "learned":
+        same |= {"positions": "rope", "first_position": 0, "max_length": 1}
+    return config.model_copy(update=same)
 
 
 def _grown(whole: Tensor, tokens: int, rows: int) -> Tensor:

@@ -17,6 +17,7 @@ from data_pipeline.storage import put, put_file
 from pretrain.checkpoint.choose import find
 from pretrain.checkpoint.reading import Checkpoint
 from pretrain.importing import ASIDE, HOME
+from pretrain.joining import is_joined, joined_config, write_home
 from pretrain.model.hf.families import family_of
 from pretrain.model.hf.published import INDEX, SINGLE, Published, configuration
 from pretrain.model.hf.rules import Rule
@@ -34,6 +35,10 @@ def export_run(spec: str, out: Path, progress: bool = True) -> list[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} holds something already: choose another folder")
     home = home_of(Path(spec.partition("@")[0]))
+    if not (home / "config.json").exists():
+        recipe = load_recipe(str(home.parent / "config.yaml"))
+        assert isinstance(recipe, TrainRecipe)
+        write_home(recipe, home)
     chosen = find(spec)
     checkpoint = Checkpoint(chosen.folder, chosen.frozen)
     config = configuration(home)
@@ -71,10 +76,10 @@ def _theirs(rule: Rule) -> str:
 
 
 def home_of(run: Path) -> Path:
-    """RUN/hf, of the run or of the one that its weights came from.
+    """RUN/hf, of the run or of the one that its weights came from; an export makes it where parts of their own were joined.
 
     Raises:
-        UserError: no run on the way was imported.
+        UserError: no run on the way was imported or joined, or what was joined is no published family.
     """
     seen: list[Path] = []
     while run not in seen:
@@ -83,6 +88,9 @@ def home_of(run: Path) -> Path:
             return run / HOME
         recipe = load_recipe(str(run / "config.yaml"))
         if not isinstance(recipe, TrainRecipe) or recipe.stage.start_from is None:
+            if isinstance(recipe, TrainRecipe) and is_joined(recipe):
+                joined_config(recipe)
+                return run / HOME
             break
         run = Path(recipe.stage.start_from.partition("@")[0])
     raise UserError(

@@ -80,7 +80,7 @@ def measured_shapes(recipe: TrainRecipe, vocabulary: int, batch: Batch) -> dict[
         features = model.encode(inputs)
         projected = model.projector(features, max(1, inputs.views))
         x = model.embed(inputs, features)
-        hidden = model.decoder(x, inputs.positions, inputs.segments)
+        hidden = model.decoder(x, inputs.positions, inputs.segments, routes=model.routes(inputs))
         logits = model.decoder.logits(hidden[inputs.picked])
     shapes = {f"picture {n} pixels": list(image.shape) for n, image in enumerate(batch.vision.images or ())}
     if batch.vision.patches is not None:

@@ -6,60 +6,40 @@ Useful FLOPs count real tokens only: a row's padding is work that buys nothing.
 import json
 import os
 import time
-from itertools import pairwise
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from configs.decoder import DecoderConfig
-from configs.encoders import NativeViT, ViT
+from cluster.cost import work as cost
+from cluster.cost.parts import Model, make_model
 from configs.errors import UserError
 from configs.model import ModelConfig
-from configs.projectors import LinearProjector
 from configs.schema import TrainRecipe
 from data_pipeline.storage import put
 from data_pipeline.stream.batch import Batch
+from pretrain.loads import load_of
 from pretrain.report.folder import read_lines
 
 
-def useful_flops(model: ModelConfig, vocabulary: int, channels: int, batch: Batch, encoder_runs: bool) -> float:
-    """FLOPs of forward and backward over real tokens: 6 per weight and token, 12 * width per attended pair a layer."""
-    decoder = model.decoder
-    lengths = (batch.segments[:, 2] - batch.segments[:, 0]).astype(float)
-    visual = float(len(batch.vision.slots))
-    flops = 6.0 * decoder.layers * layer_weights(decoder) * lengths.sum()
-    flops += 6.0 * decoder.layers * decoder.width * float((lengths * (lengths + 1)).sum())
-    flops += 6.0 * decoder.width * vocabulary * batch.label_tokens
-    flops += 6.0 * visual * projector_weights(model, channels)
-    if encoder_runs and isinstance(model.encoder, NativeViT | ViT) and batch.vision.patch_segments is not None:
-        vit, sizes = model.encoder, np.diff(batch.vision.patch_segments).astype(float)
-        depth = vit.layers if isinstance(vit, ViT) else vit.depth
-        weights = 4 * vit.width**2 + 2 * vit.width * vit.mlp_width
-        flops += 6.0 * depth * (weights * sizes.sum() + 2 * vit.width * float((sizes**2).sum()))
-    return flops
+def useful_flops(model: ModelConfig, vocabulary: int, batch: Batch, encoder_runs: bool) -> float:
+    """FLOPs of forward and backward over real tokens: 6 per weight and token, 12 * width per attended pair a layer.
+
+    Args:
+        vocabulary: tokens of the tokenizer. encoder_runs: its features are not cached.
+    """
+    return cost.useful_flops(_listed(model, not encoder_runs), load_of(batch, model), vocabulary)
+
+
+@lru_cache(maxsize=4)
+def _listed(model: ModelConfig, features_only: bool) -> Model:
+    """The operations of a model; padding of the vocabulary is not useful, so its size does not matter here."""
+    return make_model(model, 1, 1, {}, features_only)
 
 
 def seconds_of_steps(run: Path, last: int) -> float:
     """Seconds that the logged steps up to `last` took, by their own lines; 0 where nothing is logged."""
     lines = read_lines(run / "metrics.jsonl")
     return sum((row["seconds"]["total"] for row in lines if "seconds" in row and row["step"] <= last), 0.0)
-
-
-def projector_weights(model: ModelConfig, channels: int) -> int:
-    """Elements of the projector's matrices; `channels` of one cell of the encoder."""
-    width, depth = model.decoder.width, getattr(model.projector, "depth", 2)
-    hidden = getattr(model.projector, "hidden", None) or width
-    sizes = [channels * model.merge**2, *([hidden] * (depth - 1)), width]
-    if isinstance(model.projector, LinearProjector):
-        sizes = [channels, width]
-    return sum(a * b for a, b in pairwise(sizes))
-
-
-def layer_weights(decoder: DecoderConfig) -> int:
-    """Elements of the matrices of one decoder layer."""
-    width, kv = decoder.width, (decoder.kv_heads or decoder.heads) * (decoder.width // decoder.heads)
-    return 2 * width * width + 2 * width * kv + 3 * width * decoder.mlp_width
 
 
 class MetricsLog:

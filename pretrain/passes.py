@@ -36,7 +36,6 @@ class Passes:
 
     Args:
         vocabulary: tokens of the tokenizer.
-        table: the freeze table, for what is said when memory runs out.
         at: told (step, phase) before each part.
     """
 
@@ -48,12 +47,11 @@ class Passes:
         engine: Engine,
         commits: Commits,
         vocabulary: int,
-        table: list[dict[str, object]],
         at: Callable[[int, str], None],
         say: Callable[[str], None],
     ):
         self.recipe, self.mesh, self.model, self.engine, self.commits = recipe, mesh, model, engine, commits
-        self.vocabulary, self.table, self.at = vocabulary, table, at
+        self.vocabulary, self.at = vocabulary, at
         self.audit = Audit(engine, mesh, say)
         self.step = 0
 
@@ -80,7 +78,6 @@ class Passes:
             flops = useful_flops(
                 self.recipe.model,
                 self.vocabulary,
-                self.model.channels,
                 batch,
                 self.model.encoder is not None,
             )
@@ -110,4 +107,4 @@ class Passes:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise RunError(out_of_memory(self.recipe, self.mesh, batch, self.table, self.vocabulary)) from error
+            raise RunError(out_of_memory(self.recipe, self.mesh, batch, self.vocabulary)) from error

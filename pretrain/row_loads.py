@@ -5,6 +5,7 @@ dataset -> planner -> rows -> Load of each  --(kept in the user's cache)-->  Row
 a picture's size, tokens of text -> layout -> samples that fill a row --^
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,15 +15,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cluster.cost.load import Load, Rows, Stretch, rows_of, stretch_of
+from cluster.cost.load import STRETCHES, Load, Rows, Stretch, rows_of
+from cluster.cost.segments import grid_of_count, load_from, stretch_of
+from configs.errors import UserError
 from configs.resolutions import NativeResolution
 from configs.schema import TrainRecipe
+from data_pipeline.parts.cache import tokenizer_folder
 
 MOST_ROWS = 2048
 """Rows of a plan that are looked at: at 4 bytes a label more would change no digit that is printed."""
 COUNTED_AT_ONCE = 20_000
 """Samples whose tokens an estimate counts by itself; more is left to `data pack` and `train`."""
-FORMAT = 1
+FORMAT = 2
 
 
 def data_is_here(recipe: TrainRecipe) -> bool:
@@ -43,6 +47,9 @@ def uncounted(recipe: TrainRecipe) -> str | None:
 
 
 def tokenizer_file(recipe: TrainRecipe) -> Path:
+    """Where it is, or would be."""
+    with contextlib.suppress(UserError):  # a hub's, which nobody fetched
+        return tokenizer_folder(recipe.data.tokenizer) / "tokenizer.json"
     return Path(recipe.data.tokenizer) / "tokenizer.json"
 
 
@@ -95,39 +102,41 @@ def rows_of_lengths(recipe: TrainRecipe, path: str) -> Rows:
 def loads_of_rows(recipe: TrainRecipe, rows: Iterable[Any], source: str) -> Rows:
     """Planned rows (columns of samples) as loads. A picture's share of a sample's patches is taken as equal."""
     model, length = recipe.model, recipe.data.packing.length
+    prefixed = model.decoder.attention == "prefix"
     loads = []
     for row in rows:
-        views: list[int] = []
+        grids: list[tuple[float, float]] = []
         for patches, images in zip(row.patches.tolist(), row.images.tolist(), strict=True):
-            views += _views(recipe, patches, images)
+            grids += _views(recipe, patches, images)
         total, visual = int(row.patches.sum()), int(row.visual.sum())
-        if not visual and total:  # bare lengths say nothing of positions: one for each merged cell
-            visual = total // model.merge**2
+        if not visual and total:  # bare lengths say nothing of positions
+            cells = round(sum(rows * columns for rows, columns in grids))
+            visual = model.queries * len(grids) or cells + model.extra * len(grids)
         labels = int(row.labels.sum()) or int(row.tokens.sum() - min(visual, row.tokens.sum())) // 2
+        prefixes = (row.tokens - row.labels).clip(0).tolist() if prefixed else None
         loads.append(
-            Load(
-                text=stretch_of(row.tokens.tolist(), length, causal=True),
-                patches=stretch_of(views or [model.merge**2], total or model.merge**2, causal=False),
-                views=total / model.merge**2,
-                visual=visual,
-                labels=labels,
+            load_from(
+                model,
+                stretch_of(row.tokens.tolist(), length, causal=True, prefixes=prefixes),
+                grids,
+                visual,
+                labels,
                 pictures=int(row.images.sum()),
                 samples=len(row.tokens),
-                ordered=model.resolution.type == "anyres",
             )
         )
     return rows_of(loads, source)
 
 
-def _views(recipe: TrainRecipe, patches: int, images: int) -> list[int]:
-    """Patches of each view of a sample: its pictures, or tiles of a fixed size."""
+def _views(recipe: TrainRecipe, patches: int, images: int) -> list[tuple[float, float]]:
+    """Rows and columns of (merged) cells of each view of a sample: its pictures, or tiles of a fixed size."""
+    model, resolution = recipe.model, recipe.model.resolution
     if not patches:
         return []
-    resolution = recipe.model.resolution
     if isinstance(resolution, NativeResolution):
-        return _split(patches, max(1, images))
-    tile = max(1, round(resolution.size / recipe.model.encoder.patch)) ** 2
-    return _split(patches, max(1, round(patches / tile)))
+        return [grid_of_count(n / model.merge**2) for n in _split(patches, max(1, images))]
+    side = max(1, round(resolution.size / (model.encoder.patch * model.merge)))
+    return [(side, side)] * max(1, round(patches / (side * model.merge) ** 2))
 
 
 def _split(total: int, parts: int) -> list[int]:
@@ -144,21 +153,29 @@ def assumed_rows(recipe: TrainRecipe, picture: tuple[int, int], text: int, label
 
     model, length = recipe.model, recipe.data.packing.length
     made = picture_layout(*picture, geometry_of(model))
-    visual = min(made.tokens, length - 1)
-    sample = min(length, visual + text)
+    filled = min(made.tokens, length - 1)
+    sample = min(length, filled + text)
     count = max(1, length // sample)
-    patches = [view.rows * view.columns * model.merge**2 for view in made.views] * count
-    load = Load(
-        text=stretch_of([sample] * count, length, causal=True),
-        patches=stretch_of(patches, sum(patches), causal=False),
-        views=made.outputs * count,
-        visual=visual * count,
-        labels=min(labels, sample - visual) * count,
+    learned = min(labels, sample - filled)
+    newlines = marks = 0
+    if made.unpadded is not None:
+        newlines = made.unpadded[1] - made.unpadded[0]
+    elif model.resolution.type == "anyres":
+        newlines = 1
+    elif made.tiles is not None:
+        marks = made.tokens - made.outputs
+    prefixes = [sample - learned] * count if model.decoder.attention == "prefix" else None
+    load = load_from(
+        model,
+        stretch_of([sample] * count, length, causal=True, prefixes=prefixes),
+        [(view.rows, view.columns) for view in made.views] * count,
+        max(0, filled - newlines - marks) * count,
+        learned * count,
+        newlines=newlines * count,
         pictures=count,
         samples=count,
-        ordered=model.resolution.type == "anyres",
     )
-    said = f"assumed: samples of one {picture[0]} x {picture[1]} picture ({visual} positions) and {sample - visual} of text"
+    said = f"assumed: samples of one {picture[0]} x {picture[1]} picture ({filled} positions) and {sample - filled} of text"
     return rows_of([load], f"{said}, {count} to a row")
 
 
@@ -171,14 +188,15 @@ def _cache_file(recipe: TrainRecipe) -> Path:
     stamps = [(str(f.resolve()), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
     model, data = recipe.model.model_dump(mode="json"), recipe.data.model_dump(mode="json")
     shape = {name: model[name] for name in ("encoder", "resolution", "projector")}
-    key = json.dumps([FORMAT, stamps, shape, data, recipe.seed, recipe.stage.steps])
+    text = [recipe.model.decoder.attention, recipe.model.decoder.expert]
+    key = json.dumps([FORMAT, stamps, shape, text, data, recipe.seed, recipe.stage.steps])
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "looksay" / "rows" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 
 def _from_tree(tree: dict[str, Any]) -> Rows:
     def load(fields: dict[str, Any]) -> Load:
-        stretches = {name: Stretch(**fields[name]) for name in ("text", "patches")}
+        stretches = {name: Stretch(**fields[name]) for name in STRETCHES}
         return Load(**{**fields, **stretches})
 
     features: Sequence[Sequence[float]] = tree["features"]

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+from cluster.cost.cnn import CHANNELS
+from cluster.cost.decoder import padded_vocabulary
+from cluster.cost.parts import frozen_outside, make_model
+from cluster.cost.segments import seen
 from configs.encoders import EfficientNetLite0
 from configs.model import ModelConfig
 from data_pipeline.stream.layout import geometry_of, layout
-from pretrain.model.cnn import CHANNELS
 
 
 def shapes_of(
@@ -46,22 +49,23 @@ def shapes_of(
         channels = model.encoder.width
         shapes["patches"] = [counts.patches, 3 * geometry.patch**2]
     # A sample without pictures still runs one dummy token through encoder and projector.
-    visual, width = max(1, counts.visual_tokens), model.decoder.width
-    padded = -(-vocabulary // model.decoder.vocab_multiple) * model.decoder.vocab_multiple
+    made, width = seen(model, counts.grids), model.decoder.width
+    outputs, views = max(1, round(made["outputs"])), max(1, made["views"])
+    visual = model.queries * views or outputs + (model.extra - model.encoder_extra) * views
     return {
         **shapes,
-        "encoder": [visual, channels * model.merge**2],
+        "encoder": [outputs, channels * model.merge**2],
         "projector": [visual, width],
         "embeddings": [counts.tokens, width],
         "decoder": [counts.tokens, width],
-        "logits of learned tokens": [max(1, learned), padded],
+        "logits of learned tokens": [
+            max(1, learned),
+            padded_vocabulary(model.decoder, model.decoder.vocab_size or vocabulary),
+        ],
     }
 
 
 def parameters_of(model: ModelConfig, vocabulary: int) -> int:
-    """Parameters of encoder and decoder, roughly: what building the model would take."""
-    decoder, encoder = model.decoder, model.encoder
-    total = decoder.layers * decoder.width * (4 * decoder.width + 3 * decoder.mlp_width) + vocabulary * decoder.width
-    if isinstance(encoder, EfficientNetLite0):
-        return total + 3_400_000
-    return total + encoder.depth * encoder.width * (4 * encoder.width + 3 * encoder.mlp_width)
+    """Parameters of all parts, padding of the vocabulary and a frozen network with them."""
+    listed = make_model(model, vocabulary, 1, {})
+    return sum(placed.weight.size for placed in listed.weights) + frozen_outside(model)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from configs.encoders import EfficientNetLite0
+from configs.encoders import EfficientNetLite0, ViT
 from configs.errors import RunError, UserError
 from configs.schema import TrainRecipe
 from data_pipeline.stream.read.dataset import Dataset
@@ -16,6 +16,7 @@ from pretrain.checkpoint.pausing import pause_at
 from pretrain.checkpoint.reading import Checkpoint, load_engine
 from pretrain.commits import Commits
 from pretrain.decoder_weights import fill_decoder
+from pretrain.encoder_weights import fill_encoder
 from pretrain.engine import Engine
 from pretrain.features import FeatureCache
 from pretrain.guard import Guard
@@ -83,7 +84,7 @@ def take_up(
     again: bool = False,
 ) -> Taken:
     """Resume from the run's newest checkpoint, else from `resume_from`, else take `start_from`'s weights,
-    else a published language model's.
+    else those of published parts.
 
     Args:
         again: this start has trained already, and goes back: what its guard decided stays.
@@ -114,9 +115,13 @@ def take_up(
         load_engine(found, engine, mesh, moments=False)
         found.close()
         say(f"weights from {start.folder}")
-    elif recipe.model.decoder.weights:
-        count = fill_decoder(recipe.model.decoder, engine, mesh, loader.chat.vocab_size)
-        say(f"decoder: {count} tensors from {recipe.model.decoder.weights}")
+        return Taken()
+    encoder, decoder = recipe.model.encoder, recipe.model.decoder
+    if isinstance(encoder, ViT) and encoder.weights:
+        say(f"encoder: {fill_encoder(encoder, engine, mesh)} tensors from {encoder.weights}")
+    if decoder.weights:
+        count = fill_decoder(decoder, engine, mesh, loader.chat.vocab_size)
+        say(f"decoder: {count} tensors from {decoder.weights}")
     return Taken()
 
 

@@ -71,9 +71,7 @@ class Trainer:
         self.commits.saver.waiting = lambda seconds: self._at(f"checkpoint ({seconds} s)")
         self.guard = Guard(recipe.optim)
         vocabulary = self.loader.chat.vocab_size
-        self.passes = Passes(
-            recipe, mesh, self.model, self.engine, self.commits, vocabulary, self.table, self._is_at, self.say
-        )
+        self.passes = Passes(recipe, mesh, self.model, self.engine, self.commits, vocabulary, self._is_at, self.say)
         self.stragglers = Stragglers(mesh, recipe.parallel.straggler_ratio, self.say)
         self.taken = take_up(recipe, mesh, self.engine, self.loader, self.commits, self.guard, self.say, resume_from)
         self.step, self.best, self.worse = self.taken.step, self.taken.best, self.taken.worse

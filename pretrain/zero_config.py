@@ -48,3 +48,15 @@ def born(parallel: ParallelConfig, mesh: Mesh) -> Iterator[None]:
     # precedence); from the configuration it takes the right one.
     with deepspeed.zero.Init(data_parallel_group=mesh.dp_group, config_dict_or_path=config, mpu=mesh.mpu):
         yield
+
+
+@contextlib.contextmanager
+def unpartitioned() -> Iterator[None]:
+    """What is made inside stays whole, also within `born`: a network that is no part of the parameters."""
+    from deepspeed.runtime.zero import partition_parameters
+
+    partition_parameters.shutdown_init_context()
+    try:
+        yield
+    finally:
+        partition_parameters.restore_init_context()

@@ -1,18 +1,33 @@
 """Bytes that autograd keeps from forward to backward, operation by operation, and the largest passing buffers.
 
-What each operation saves was read from torch's saved tensors (tests/cluster/test_cost_activations.py): a norm its fp32
-input and statistics, linears their shared input once, attention q, k, v, its output and log-sum-exp, gates three
-buffers, the loss the whole softmax in fp32. Parameters are not counted, nor is anything above the first trained one.
+What each operation keeps was read from torch's saved tensors (tests/cluster/test_cost_families.py): a norm its fp32
+input and statistics, linears their shared input once, attention q, k, v, its output and log-sum-exp, a gated activation
+three buffers, the loss the whole softmax in fp32. Parameters are not counted, nor is anything above the first trained one.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.cost.load import Load
-from cluster.cost.ops import Activation, Attend, HeadNorm, Linear, Lookup, Loss, Module, Norm, Op
-from cluster.cost.parts import Model, Placed
+from cluster.cost.flow import Flow, Step
+from cluster.cost.load import Load, Stretch
+from cluster.cost.ops import (
+    Activation,
+    Attend,
+    Cross,
+    HeadNorm,
+    Linear,
+    Lookup,
+    Loss,
+    Module,
+    Norm,
+    Places,
+    Repeated,
+    Scale,
+)
+from cluster.cost.parts import Model
 
 FP32, INT64 = 4, 8
+BUFFERS = {"gelu": 1, "gelu_tanh": 1, "silu": 1, "quick_gelu": 2, "relu": 1}
+"""What an activation keeps, of its input's size; a ReLU its output."""
 
 
 @dataclass(frozen=True)
@@ -44,109 +59,146 @@ def activations(model: Model, load: Load, numbers: Numbers) -> Activations:
     """What one micro-step keeps, by part of the model."""
     by_part: dict[str, float] = {}
     kept, largest, spike = 0.0, 0.0, 0.0
-    memo: dict[tuple[object, ...], tuple[float, bool]] = {}
-    for module, live in flow(model):
-        held = model.of(module)
-        key = (module.ops, module.stream, live, tuple(p.trained for p in held))
+    memo: dict[object, tuple[float, float]] = {}
+    for one in model.flow:
+        module, key = one.module, (id(one.steps), one.module.stream)
         if key not in memo:
-            memo[key] = saved_by(module, held, load, model.tp, numbers, live)
-        size, _ = memo[key]
-        part = module.name.split(".")[0] if module.stream != "labels" else "loss"
-        by_part[part] = by_part.get(part, 0.0) + size
-        block = len(module.ops) > 4 and any(isinstance(op, Attend) for op in module.ops)
-        if block and live:
-            width = next(op.width for op in module.ops if isinstance(op, Norm))
-            kept += load.positions(module.stream) * width * numbers.math
+            memo[key] = saved_by(one, load, model.tp, numbers), passing(one, load, model.tp, numbers)
+        size, buffers = memo[key]
+        by_part[one.part] = by_part.get(one.part, 0.0) + size
+        if module.block and size:
+            kept += load.positions(module.stream) * module.block * numbers.math
             largest = max(largest, size)
         else:
             kept += size
-        spike = max(spike, passing(module, load, model.tp, numbers, live or any(p.trained for p in held)))
-    shared = tables(model, load)
-    by_part["decoder"] = by_part.get("decoder", 0.0) + shared
-    return Activations(by_part, kept + largest + shared, spike)
+        spike = max(spike, buffers)
+    shared = tables(model, load, numbers)
+    for part, size in shared.items():
+        by_part[part] = by_part.get(part, 0.0) + size
+    return Activations(by_part, kept + largest + sum(shared.values()), spike)
 
 
-def flow(model: Model) -> list[tuple[Module, bool]]:
-    """Modules and whether a gradient flows back out of each (something before it is trained)."""
-    out: list[tuple[Module, bool]] = []
-    vision = text = False
-    for module in model.modules:
-        if module.stream in ("patches", "views"):
-            out.append((module, vision))
-            vision = vision or any(p.trained for p in model.of(module))
-        elif module.stream == "newlines":
-            out.append((module, False))
-            text = text or any(p.trained for p in model.of(module))
-        else:
-            lookup = any(isinstance(op, Lookup) for op in module.ops)
-            text = (text or vision) if not lookup else text
-            out.append((module, text and not lookup))
-            text = text or any(p.trained for p in model.of(module))
-    return out
+def saved_by(one: Flow, load: Load, tp: int, numbers: Numbers) -> float:
+    """Bytes that a module keeps."""
+    return sum(_saved(step, one.module, load, tp, numbers) for step in one.steps if step.live or step.trained)
 
 
-def saved_by(
-    module: Module, held: Sequence[Placed], load: Load, tp: int, numbers: Numbers, live: bool
-) -> tuple[float, bool]:
-    """(bytes, whether gradients flow behind it) of one module."""
-    total, place = 0.0, 0
-    for op in module.ops:
-        count = len(op.weights())
-        trained = any(p.trained for p in held[place : place + count])
-        if isinstance(op, Loss):
-            trained = trained or any(p.trained for p in held)
-        place += count
-        if live or trained:
-            total += _saved(op, module, load, tp, numbers, trained)
-        live = live or trained
-    return total, live
-
-
-def _saved(op: Op, module: Module, load: Load, tp: int, numbers: Numbers, trained: bool) -> float:
-    n = load.positions(module.stream)
+def _saved(step: Step, module: Module, load: Load, tp: int, numbers: Numbers) -> float:
+    op, n = step.op, load.over(step.op, module.stream)
     if isinstance(op, Linear):
-        return n * op.inputs / (tp if op.cut == "row" else 1) * numbers.math if op.first else 0.0
+        rows = n / load.positions("views") if op.alike else n
+        return rows * op.inputs / (tp if op.cut == "row" else 1) * numbers.math if op.first and op.kept else 0.0
     if isinstance(op, Norm | HeadNorm):
-        rows = n * (op.heads / (tp if op.cut else 1) if isinstance(op, HeadNorm) else 1)
-        rms = isinstance(op, HeadNorm) or op.kind == "rms"
-        twice = 2 if rms and trained and not numbers.fused_norm else 1
-        copies = 0 if numbers.weight == FP32 else op.width * FP32 * (1 if rms else 2)
-        return rows * op.width * FP32 * twice + rows * FP32 * (1 if rms else 2) + copies
+        return _norm(op, n, step, load, tp, numbers)
     if isinstance(op, Attend):
-        stretch, heads = load.stretch(module.stream), op.heads / (tp if op.cut else 1)
-        wide = heads * op.head
-        kept = 4 * stretch.gathered * wide * numbers.attention + stretch.gathered * heads * FP32
-        turned = 0.0 if numbers.math == FP32 else 4 * n * op.head * numbers.math / 2
-        return kept + turned + (0.0 if stretch.padded else n * INT64)
+        return _attention(op, module, load, tp, numbers)
+    if isinstance(op, Cross):
+        return _cross(op, n, load, numbers)
     if isinstance(op, Activation):
-        return n * op.width / (tp if op.cut else 1) * numbers.math * (3 if op.gated else 1)
+        buffers = BUFFERS[op.kind] + 2 * op.gated - (op.gated and op.kind == "relu")
+        return n * op.width / (tp if op.cut else 1) * numbers.math * buffers
+    if isinstance(op, Scale):
+        cast = 0 if numbers.weight == numbers.math else op.width * numbers.math
+        return (n * op.width * numbers.math if step.trained else 0.0) + (cast if step.live else 0)
     if isinstance(op, Lookup):
-        return n * INT64 + (n * (INT64 + 1) if tp > 1 else 0)
+        return n * (INT64 + (tp > 1)) if step.trained else 0.0
+    if isinstance(op, Repeated):
+        return n * op.looked_up if step.trained else 0.0
+    if isinstance(op, Places):
+        looked_up = (2 if load.resized and not op.nearest else 1) * INT64 * load.cells if step.trained else 0.0
+        return looked_up + (load.cells + (load.views if op.token else 0)) * INT64
     if isinstance(op, Loss):
         vocabulary = op.vocabulary / tp
         return n * (op.width * numbers.math + vocabulary * FP32 + 2 * INT64 + 1 + FP32) + vocabulary
     return 0.0
 
 
-def tables(model: Model, load: Load) -> float:
-    """What layers share: angles of the rotation, places of segments, places of visual tokens."""
-    total = 0.0
-    for stream in ("text", "patches"):
-        op = next(
-            (o for m, live in flow(model) for o in m.ops if isinstance(o, Attend) and m.stream == stream and live), None
-        )
-        if op is None:
-            continue
-        stretch = load.stretch(stream)
-        total += stretch.positions * op.head * FP32
-        total += (stretch.gathered + 2 * stretch.real) * INT64 if stretch.padded else 0
-    return total + load.visual * INT64 * (2 if load.ordered else 1) + load.newlines * INT64
+def _norm(op: Norm | HeadNorm, n: float, step: Step, load: Load, tp: int, numbers: Numbers) -> float:
+    """Its fp32 input, what it made of it (RMSNorm without a fused kernel), statistics, and a cast weight."""
+    kind, kept = (op.kind, op.kept) if isinstance(op, Norm) else ("rms", "")
+    rows = n * (op.heads / (tp if op.cut else 1) if isinstance(op, HeadNorm) else 1)
+    layer = kind == "layer"
+    inputs = rows
+    if kept == "weight":
+        once = op.on == "once" or numbers.math != FP32  # the cast to fp32 is of all views' queries
+        inputs = 0.0 if numbers.weight == FP32 else rows / (1 if once else load.positions("views"))
+    if kept == "math" and numbers.math == FP32:
+        inputs = 0.0
+    made = rows if step.trained and not layer and not numbers.fused_norm else 0.0
+    if made and not step.live:  # the weight's gradient alone is wanted
+        return made * op.width * FP32
+    cast = 0 if numbers.weight == FP32 and kind != "rms_zero_centered" else op.width * FP32 * (2 if layer else 1)
+    return (inputs + made) * op.width * FP32 + rows * FP32 * (2 if layer else 1) + cast
 
 
-def passing(module: Module, load: Load, tp: int, numbers: Numbers, live: bool) -> float:
+def _attention(op: Attend, module: Module, load: Load, tp: int, numbers: Numbers) -> float:
+    stretch, heads = load.stretch(module.stream, op.windows), op.heads / (tp if op.cut else 1)
+    wide = heads * op.head
+    around = 3 * stretch.gathered
+    if not stretch.padded:  # calls look at the whole of q, k and v, or at cast copies of their own parts
+        whole = numbers.attention == numbers.math
+        around = 3 * stretch.positions if whole else stretch.gathered + 2 * stretch.keys
+    kept = (around + stretch.gathered) * wide * numbers.attention + stretch.gathered * heads * FP32
+    turned = 4 * stretch.positions * op.head * numbers.math / 2 if op.rotated and numbers.math != FP32 else 0.0
+    chosen = 2 * heads * INT64 if op.cut and op.kv_heads % tp else 0.0  # which KV heads serve this rank's
+    return kept + turned + chosen + stretch.masks * numbers.attention + stretch.real * INT64
+
+
+def _cross(op: Cross, n: float, load: Load, numbers: Numbers) -> float:
+    """Queries, keys, values, output and log-sum-exp."""
+    wide, views = op.heads * op.head, load.positions("views")
+    keys = keys_of(op, load)
+    queries = n / views if op.shared and numbers.attention == numbers.math else n
+    kept = (queries + 2 * keys + n) * wide * numbers.attention + n * op.heads * FP32
+    return kept + (0.0 if numbers.attention == numbers.math else n * wide * numbers.math)
+
+
+def keys_of(op: Cross, load: Load) -> float:
+    """Keys of all views together."""
+    return (load.positions("outputs") if op.reads else 0.0) + op.own * load.positions("views")
+
+
+def tables(model: Model, load: Load, numbers: Numbers) -> dict[str, float]:
+    """What layers share, by part: angles of the rotation, places of segments, of windows, of visual and expert's tokens."""
+    made: dict[str, float] = {"decoder": load.visual * INT64 * (2 if load.ordered else 1) + load.newlines * INT64}
+    seen: set[tuple[str, str]] = set()
+    for one in model.flow:
+        for step in one.steps:
+            kind = _shared(step)
+            if kind and step.live and (one.part, kind) not in seen:
+                seen.add((one.part, kind))
+                made[one.part] = made.get(one.part, 0.0) + _table(one.module, kind, load)
+            if not isinstance(step.op, Attend) or not step.op.rotated or not step.live or numbers.math != FP32:
+                continue  # in another dtype each layer keeps its own cast of the angles
+            if (one.part, "turned") not in seen:
+                seen.add((one.part, "turned"))
+                angles = load.stretch(one.module.stream).positions * step.op.head * FP32
+                made[one.part] = made.get(one.part, 0.0) + angles
+    return made
+
+
+def _shared(step: Step) -> str:
+    """The kind of table that an operation looks up in; empty: none."""
+    if isinstance(step.op, Attend):
+        return "windows" if step.op.windows else "segments"
+    return "routes" if step.op.on == "inner" else ""
+
+
+def _table(module: Module, kind: str, load: Load) -> float:
+    if kind == "routes":
+        return load.text.positions * INT64
+    return _places(load.stretch(module.stream, kind == "windows")) + (load.cells * INT64 if kind == "windows" else 0.0)
+
+
+def _places(stretch: Stretch) -> float:
+    return (stretch.gathered + stretch.real) * INT64 if stretch.padded else 0.0
+
+
+def passing(one: Flow, load: Load, tp: int, numbers: Numbers) -> float:
     """Largest buffers that live only while a module runs: an MLP's, or logits with their gradient."""
-    n, largest = load.positions(module.stream), 0.0
-    for op in module.ops:
+    largest, live = 0.0, any(step.back for step in one.steps)
+    for step in one.steps:
+        op, n = step.op, load.over(step.op, one.module.stream)
         if isinstance(op, Loss):
             # logits in the math dtype, in fp32, masked, and the softmax's gradient
             largest = max(largest, n * op.vocabulary / tp * (numbers.math + 3 * FP32))

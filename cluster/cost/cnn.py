@@ -23,7 +23,7 @@ def modules(config: EfficientNetLite0, tp: int) -> list[Module]:
     whole = list(_convolutions())
     elements = sum(weights + channels for _, weights, channels, _ in whole)
     flops = sum(cost for block, _, _, cost in whole if _needed(config.feature, block))
-    return [Module("encoder", "views", (Convolutions(elements, flops),))]
+    return [Module("encoder", "outputs", (Convolutions(elements, flops),))]
 
 
 def parameters(config: EfficientNetLite0) -> int:

@@ -15,7 +15,7 @@ from cluster.cost.seconds import Device, MicroSeconds, StepSeconds, device_of, m
 from cluster.cost.states import States, states
 from cluster.cost.traffic import Message, batches, control, counts, data_parallel, group_sizes, tensor_parallel
 from cluster.cost.work import passes, useful_flops
-from configs.encoders import EfficientNetLite0, NativeViT
+from configs.encoders import EfficientNetLite0
 from configs.schema import TrainRecipe
 from configs.site import HardwareConfig
 
@@ -203,9 +203,9 @@ class Estimator:
     def _picture_bytes(self) -> tuple[float, float, float]:
         """Bytes of a patch, of a cached feature, and of a CNN's pixels for one visual token."""
         encoder = self.recipe.model.encoder
-        if isinstance(encoder, NativeViT):
+        if not isinstance(encoder, EfficientNetLite0):
             return 3.0 * encoder.patch**2, 0.0, 0.0
-        if self.recipe.data.cache_features and isinstance(encoder, EfficientNetLite0):
+        if self.recipe.data.cache_features:
             return 0.0, 2.0 * CHANNELS[encoder.feature], 0.0
         return 0.0, 0.0, 3.0 * encoder.patch**2
 
@@ -262,13 +262,18 @@ class Estimator:
         text, patches = mean.text, mean.patches
         changed = [
             replace(mean, text=_more(text, ("gathered", "pairs", "useful"))),
-            replace(mean, patches=_more(patches, ("positions", "real", "gathered"))),
+            replace(
+                mean,
+                patches=_more(patches, ("positions", "real", "gathered")),
+                windows=mean.windows.scaled(STEP),
+                cells=mean.cells * STEP,
+            ),
             replace(mean, patches=_more(patches, ("pairs", "useful"))),
-            replace(mean, views=mean.views * STEP),
+            replace(mean, outputs=mean.outputs * STEP, views=mean.views * STEP),
             replace(mean, labels=mean.labels * STEP),
         ]
         whole = self.micro(setting, mean).total
-        values = (text.pairs, patches.positions, patches.pairs, mean.views, mean.labels)
+        values = (text.pairs, patches.positions, patches.pairs, mean.outputs, mean.labels)
         slopes = [
             (self.micro(setting, load).total - whole) / ((STEP - 1) * value) if value else 0.0
             for load, value in zip(changed, values, strict=True)

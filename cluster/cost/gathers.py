@@ -9,8 +9,7 @@ and stays whole until its backward, a large one is gathered twice.
 from dataclasses import dataclass
 from math import ceil
 
-from cluster.cost.activations import flow
-from cluster.cost.ops import Loss
+from cluster.cost.ops import Lookup, Loss
 from cluster.cost.parts import Model
 
 PREFETCH = 50_000_000
@@ -29,7 +28,8 @@ class Gathers:
     """Held whole between forward and backward."""
     calls: int
     persistent: int
-    """Elements that are never dropped (`persistence_threshold`); gathered once a step."""
+    """Elements that are gathered once a step, and whole until its end: small ones (`persistence_threshold`), and those
+    that leave their module as they are. Padding to DP included."""
 
 
 Parameter = tuple[int, int]
@@ -38,10 +38,10 @@ Parameter = tuple[int, int]
 
 def gathers(model: Model, dp: int, threshold: int = 0) -> Gathers:
     """What one micro-step gathers on a rank, after the first two."""
-    forward, backward = _trace(model)
+    forward, backward, dangling = _trace(model)
     trace = [*forward, *backward]
     ends, uses = _uses(trace)
-    kept = {p for step in trace for p in step if p[1] <= threshold}
+    kept = {p for step in trace for p in step if p[1] <= threshold or p[0] in dangling}
     held = set(kept)
     available = most = sum(size for _, size in kept)
     elements = calls = queue = between = 0
@@ -77,7 +77,7 @@ def gathers(model: Model, dp: int, threshold: int = 0) -> Gathers:
                 held.discard(p)
                 available -= p[1]
         between = available if step == len(forward) - 1 else between
-    return Gathers(elements, most, between, calls, sum(size for _, size in kept))
+    return Gathers(elements, most, between, calls, sum(ceil(size / dp) * dp for _, size in kept))
 
 
 def _uses(trace: list[list[Parameter]]) -> tuple[list[int], dict[Parameter, list[int]]]:
@@ -91,28 +91,23 @@ def _uses(trace: list[list[Parameter]]) -> tuple[list[int], dict[Parameter, list
     return ends, uses
 
 
-def _trace(model: Model) -> tuple[list[list[Parameter]], list[list[Parameter]]]:
-    """Parameters of each module call: forward, and backward where a gradient flows."""
+def _trace(model: Model) -> tuple[list[list[Parameter]], list[list[Parameter]], set[int]]:
+    """Parameters of each module call: forward, and backward where a gradient flows; numbers of those that are kept."""
     calls: list[tuple[list[Parameter], bool]] = []
     number, embedding = 0, None
-    for module, live in flow(model):
-        held = model.of(module)
-        sizes: list[Parameter] = []
-        for placed in held:
-            sizes.append((number, placed.weight.local(model.tp)))
-            number += 1
-        place = 0
-        groups: list[list[Parameter]] = [sizes] if module.leaf else []
-        for op in () if module.leaf else module.ops:
-            count = len(op.weights())
-            groups.append(sizes[place : place + count])
-            place += count
-            if isinstance(op, Loss) and op.name is None and embedding is not None:
+    dangling: set[int] = set()
+    for one, held in zip(model.flow, model.placed, strict=True):
+        groups: list[list[Parameter]] = []
+        for step, own in zip(one.steps, held, strict=True):
+            groups.append([(number + k, placed.weight.local(model.tp)) for k, placed in enumerate(own)])
+            dangling |= set(range(number, number + len(own))) if step.op.dangling else set()
+            number += len(own)
+            if isinstance(step.op, Loss) and step.op.name is None and embedding is not None:
                 groups[-1] = embedding
-        backward = live or any(p.trained for p in held)
-        for group in groups:
-            if group:
-                calls.append((group, backward or group is embedding))
-        if any(placed.weight.name == "decoder.embedding.weight" for placed in held):
-            embedding = sizes
-    return [group for group, _ in calls], [group for group, backward in reversed(calls) if backward]
+            if isinstance(step.op, Lookup):
+                embedding = groups[-1]
+        backward = [step.back for step in one.steps]
+        if one.module.leaf:
+            groups, backward = [[p for group in groups for p in group]], [any(backward)]
+        calls += [(group, back) for group, back in zip(groups, backward, strict=True) if group]
+    return [group for group, _ in calls], [group for group, back in reversed(calls) if back], dangling

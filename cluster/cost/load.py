@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-BUCKET_WASTE, SHORT = 1.3, 512
-"""Segments of like length share an attention call, up to this ratio; from this mean length on each has its own
-(pretrain/model/attention.py)."""
+from cluster.cost.ops import Operation, Stream
 
 
 @dataclass(frozen=True)
@@ -13,7 +11,7 @@ class Stretch:
     """Positions that operations run over.
 
     `gathered`: positions of attention calls, their padding with them. `pairs`: query-key pairs that these calls compute,
-    `useful`: pairs inside segments. `calls`: attention calls.
+    `useful`: pairs inside segments. `calls`: attention calls. `keys`: positions of their keys, `masks`: elements of their masks.
     """
 
     positions: float = 0
@@ -22,31 +20,42 @@ class Stretch:
     pairs: float = 0
     useful: float = 0
     calls: float = 0
+    keys: float = 0
+    masks: float = 0
     padded: bool = True
     """Segments are gathered into padded calls (else each is a call of its own on a view)."""
 
     def scaled(self, factor: float) -> "Stretch":
-        return _stretch(lambda f: getattr(self, f) * factor, self.padded)
+        return stretch_with(lambda f: getattr(self, f) * factor, self.padded)
 
 
-NUMBERS = ("positions", "real", "gathered", "pairs", "useful", "calls")
+PLAIN = ("positions", "real", "gathered", "pairs", "useful", "calls", "keys", "masks")
 
 
-def _stretch(number: Callable[[str], float], padded: bool) -> Stretch:
+def stretch_with(number: Callable[[str], float], padded: bool) -> Stretch:
     """A stretch of `number(field)`."""
-    return Stretch(**{name: number(name) for name in NUMBERS}, padded=padded)
+    return Stretch(**{name: number(name) for name in PLAIN}, padded=padded)
 
 
 @dataclass(frozen=True)
 class Load:
-    """One micro-step on one rank."""
+    """One micro-step on one rank. What a dummy picture costs (pretrain/model/vlm.py) is in it where there is no other."""
 
     text: Stretch
     patches: Stretch = Stretch()
+    """The encoder's sequence: patches, and a class token of each view."""
+    windows: Stretch = Stretch()
+    """The same cut into windows, where the encoder has some."""
+    cells: float = 0
+    """Patches alone."""
+    outputs: float = 0
+    """Tokens that the encoder makes: merged cells, and class tokens that are kept."""
     views: float = 0
-    """Tokens that the encoder makes."""
+    """What the encoder sees at once: whole pictures or tiles."""
     visual: float = 0
     """Positions of rows that show them."""
+    inner: float = 0
+    """Those of them that a visual expert serves."""
     newlines: float = 0
     labels: float = 0
     pictures: float = 0
@@ -54,81 +63,85 @@ class Load:
     rows: float = 1
     ordered: bool = False
     """Some of the encoder's tokens are left out (padding of tiles)."""
+    resized: bool = False
+    """Views have another grid than the encoder's positions."""
 
     def scaled(self, factor: float) -> "Load":
         """`factor` times as much of everything: another number of rows."""
-        numbers = ("views", "visual", "newlines", "labels", "pictures", "samples", "rows")
-        return replace(
-            self,
-            text=self.text.scaled(factor),
-            patches=self.patches.scaled(factor),
-            **{name: getattr(self, name) * factor for name in numbers},
-        )
+        return load_with(lambda load, f: getattr(load, f) * factor, lambda f: getattr(self, f).scaled(factor), self)
 
-    def positions(self, stream: str) -> float:
-        """Positions that a module's linears run over. Without pictures a dummy runs, and one label at least."""
+    def positions(self, stream: Stream) -> float:
+        """Positions of a stream. Without pictures a dummy runs, and one label at least."""
         if stream == "text":
             return self.text.positions
         if stream == "patches":
             return self.patches.positions
+        if stream == "cells":
+            return self.cells
+        if stream == "outputs":
+            return max(1.0, self.outputs)
         if stream == "views":
             return max(1.0, self.views)
-        return self.newlines + 1 if stream == "newlines" else max(1.0, self.labels)
+        if stream in ("inner", "outer"):
+            return self.inner if stream == "inner" else self.text.positions - self.inner
+        if stream == "newlines":
+            return self.newlines + 1
+        return 1.0 if stream == "once" else max(1.0, self.labels)
 
-    def stretch(self, stream: str) -> Stretch:
+    def over(self, op: Operation, stream: Stream) -> float:
+        """Positions that an operation of a module of `stream` runs over."""
+        return self.positions(op.on or stream) * op.times + (op.beside and op.beside * self.positions("views"))
+
+    def stretch(self, stream: Stream, windows: bool = False) -> Stretch:
         """The stretch of a stream with attention."""
-        return self.text if stream == "text" else self.patches
+        return self.text if stream == "text" else self.windows if windows else self.patches
+
+    def useful(self, stream: Stream) -> float:
+        """Positions of a stream that stand for real text and pictures."""
+        if stream == "text":
+            return self.text.real
+        if stream == "outer":
+            return self.text.real - self.inner
+        if stream == "inner" or stream == "labels" or stream == "newlines":
+            return float(getattr(self, stream))
+        if not self.pictures and not self.visual:
+            return 0.0
+        if stream == "outputs" and self.ordered:
+            return self.visual
+        return 1.0 if stream == "once" else self.patches.real if stream == "patches" else float(getattr(self, stream))
 
 
-def stretch_of(lengths: Sequence[int], positions: float, causal: bool) -> Stretch:
-    """The stretch of segments of these lengths among `positions` positions, grouped into calls as the model does."""
-    ordered = sorted(int(n) for n in lengths if n > 0)
-    real = sum(ordered)
-    useful = sum(n * (n + 1) / 2 for n in ordered) if causal else float(sum(n * n for n in ordered))
-    padded = not ordered or real / len(ordered) < SHORT
-    groups = _groups(ordered, causal) if padded else [[n] for n in ordered]
-    gathered = sum(group[-1] * len(group) for group in groups)
-    longest = [(group[-1], len(group)) for group in groups]
-    pairs = sum((m * (m + 1) / 2 if causal else m * m) * count for m, count in longest)
-    return Stretch(positions, real, gathered, pairs, useful, len(groups), padded)
+NUMBERS = ("cells", "outputs", "views", "visual", "inner", "newlines", "labels", "pictures", "samples", "rows")
+STRETCHES = ("text", "patches", "windows")
 
 
-def _groups(ordered: list[int], causal: bool) -> list[list[int]]:
-    """Segments that share a call: within a ratio where a causal mask hides padding, else of one length."""
-    groups: list[list[int]] = []
-    for length in ordered:
-        if groups:
-            first = groups[-1][0]
-            if length <= max(first * BUCKET_WASTE, 8) if causal else length == first:
-                groups[-1].append(length)
-                continue
-        groups.append([length])
-    return groups
+def load_with(number: Callable[[Load, str], float], stretch: Callable[[str], Stretch], like: Load) -> Load:
+    """A load of `number(like, field)` and `stretch(field)`; else as `like`."""
+    numbers = {name: number(like, name) for name in NUMBERS}
+    return replace(like, **numbers, **{name: stretch(name) for name in STRETCHES})  # type: ignore[arg-type]
 
 
 def mean_load(loads: Iterable[Load]) -> Load:
     """The average of loads: what a step costs is nearly linear in them."""
     held = list(loads)
     share = 1 / len(held)
-    parts = [load.scaled(share) for load in held]
 
-    def total(values: Sequence[Stretch]) -> Stretch:
-        return _stretch(lambda f: sum(getattr(v, f) for v in values), values[0].padded)
+    def stretch(name: str) -> Stretch:
+        parts: list[Stretch] = [getattr(load, name) for load in held]
+        return stretch_with(lambda f: sum(getattr(p, f) for p in parts) * share, parts[0].padded)
 
-    numbers = ("views", "visual", "newlines", "labels", "pictures", "samples", "rows")
-    return Load(
-        total([p.text for p in parts]),
-        total([p.patches for p in parts]),
-        **{name: sum(getattr(p, name) for p in parts) for name in numbers},
-        ordered=any(p.ordered for p in parts),
-    )
+    return _alike(held, load_with(lambda _, f: sum(getattr(p, f) for p in held) * share, stretch, held[0]))
+
+
+def _alike(loads: Sequence[Load], made: Load) -> Load:
+    return replace(made, ordered=any(x.ordered for x in loads), resized=any(x.resized for x in loads))
 
 
 @dataclass(frozen=True)
 class Rows:
     """Rows of a plan (or an assumption) as loads of one row each.
 
-    `features`: for each row in plan order (text pairs, patches, patch pairs, views, labels). `source` says where from.
+    `features`: for each row in plan order (text pairs, patches, patch pairs, outputs, labels). `source` says where from.
     """
 
     mean: Load
@@ -149,37 +162,25 @@ class Rows:
         def more(a: float, b: float) -> float:
             return a * rows + max(0.0, b - a) * root
 
-        def stretch(a: Stretch, b: Stretch) -> Stretch:
-            return _stretch(lambda f: more(getattr(a, f), getattr(b, f)), a.padded)
+        def stretch(name: str) -> Stretch:
+            a, b = getattr(mean, name), getattr(high, name)
+            return stretch_with(lambda f: more(getattr(a, f), getattr(b, f)), a.padded)
 
-        numbers = ("views", "visual", "newlines", "labels", "pictures", "samples")
-        return Load(
-            stretch(mean.text, high.text),
-            stretch(mean.patches, high.patches),
-            **{name: more(getattr(mean, name), getattr(high, name)) for name in numbers},
-            rows=rows,
-            ordered=high.ordered,
-        )
+        made = load_with(lambda _, f: more(getattr(mean, f), getattr(high, f)), stretch, high)
+        return replace(made, rows=rows)
 
 
 def features_of(load: Load) -> tuple[float, ...]:
     """What differs from row to row in time."""
-    return (load.text.pairs, load.patches.positions, load.patches.pairs, load.views, load.labels)
+    return (load.text.pairs, load.patches.positions, load.patches.pairs, load.outputs, load.labels)
 
 
 def rows_of(loads: Sequence[Load], source: str) -> Rows:
     """Loads of single rows, in plan order."""
-    heaviest = Load(
-        _highest([load.text for load in loads]),
-        _highest([load.patches for load in loads]),
-        **{
-            name: max(getattr(load, name) for load in loads)
-            for name in ("views", "visual", "newlines", "labels", "pictures", "samples", "rows")
-        },
-        ordered=any(load.ordered for load in loads),
-    )
-    return Rows(mean_load(loads), heaviest, tuple(features_of(load) for load in loads), source)
 
+    def highest(name: str) -> Stretch:
+        parts: list[Stretch] = [getattr(load, name) for load in loads]
+        return stretch_with(lambda f: max(getattr(p, f) for p in parts), parts[0].padded)
 
-def _highest(stretches: Sequence[Stretch]) -> Stretch:
-    return _stretch(lambda f: max(getattr(s, f) for s in stretches), stretches[0].padded)
+    heaviest = load_with(lambda _, f: max(getattr(load, f) for load in loads), highest, loads[0])
+    return Rows(mean_load(loads), _alike(loads, heaviest), tuple(features_of(load) for load in loads), source)

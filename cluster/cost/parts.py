@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from cluster.cost import cnn, decoder, grid_vit, projector, vit
+from cluster.cost import cnn, decoder, grid_vit, projector, queries, vit
+from cluster.cost.flow import Flow, flow_of
 from cluster.cost.ops import Module, Repeated, Weight
 from configs.model import ModelConfig
 from configs.patterns import matchers
@@ -13,12 +14,18 @@ from configs.resolutions import AnyresResolution
 
 ENCODERS: dict[str, Any] = {"native_vit": vit, "vit": grid_vit, "efficientnet_lite0": cnn}
 """`type` of an encoder -> module with `modules(config, tp)` and `channels(config)`."""
-PROJECTORS: dict[str, Callable[[Any, int, int], Module]] = {
+PROJECTORS: dict[str, Callable[[Any, int, int], list[Module]]] = {
     "linear": projector.linear,
     "mlp": projector.mlp,
     "pixel_shuffle_mlp": projector.pixel_shuffle_mlp,
+    "pixel_shuffle_linear": projector.pixel_shuffle_linear,
+    "patch_merger": projector.patch_merger,
+    "glu": projector.glu,
+    "qformer": queries.qformer,
+    "resampler": queries.resampler,
+    "perceiver": queries.perceiver,
 }
-"""`type` of a projector -> its module, of (config, channels of a cell, decoder's width)."""
+"""`type` of a projector -> its modules, of (config, channels of a cell, decoder's width)."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +49,31 @@ class Model:
     tp: int
 
     @cached_property
-    def weights(self) -> list[Placed]:
-        """Every parameter of the model, in order."""
-        return [placed for module in self.modules for placed in self.placed[module.name, module.stream, module.ops]]
+    def placed(self) -> list[tuple[tuple[Placed, ...], ...]]:
+        """Of each module, the weights of each of its operations."""
+        rates = dict(self.train)
+        matching = matchers(rates)
+
+        def place(weight: Weight) -> Placed:
+            chosen = next((p for p, found in matching if found.match(weight.name)), None)
+            return Placed(weight, chosen if chosen is not None and rates[chosen] > 0 else None)
+
+        return [tuple(tuple(map(place, weights)) for weights in module.weights()) for module in self.modules]
 
     @cached_property
-    def placed(self) -> dict[Any, list[Placed]]:
-        """(name, stream, operations) of a module -> its weights."""
-        rates = dict(self.train)
-        matching = [(p, found) for p, found in matchers(rates)]
-        out: dict[Any, list[Placed]] = {}
-        for module in self.modules:
-            held = []
-            for weight in module.weights():
-                chosen = next((p for p, found in matching if found.match(weight.name)), None)
-                held.append(Placed(weight, chosen if chosen is not None and rates[chosen] > 0 else None))
-            out[module.name, module.stream, module.ops] = held
+    def weights(self) -> list[Placed]:
+        """Every parameter of the model, in the real model's order."""
+        out: list[Placed] = []
+        for module, held in zip(self.modules, self.placed, strict=True):
+            for number in sorted(range(len(held)), key=lambda n: module.ops[n].at):
+                out += held[number]
         return out
 
-    def of(self, module: Module) -> list[Placed]:
-        return self.placed[module.name, module.stream, module.ops]
+    @cached_property
+    def flow(self) -> tuple[Flow, ...]:
+        """Its modules with what gradients flow through."""
+        trained = [tuple(any(p.trained for p in own) for own in held) for held in self.placed]
+        return flow_of(self.modules, trained)
 
 
 def make_model(
@@ -70,11 +82,11 @@ def make_model(
     """The modules of a model. `features_only`: the encoder's output is cached, so it is not there."""
     encoder, vocabulary = ENCODERS[config.encoder.type], config.decoder.vocab_size or vocabulary
     width = config.decoder.width
-    made = [] if features_only else encoder.modules(config.encoder, tp)
-    made.append(PROJECTORS[config.projector.type](config.projector, encoder.channels(config.encoder), width))
+    made: list[Module] = [] if features_only else encoder.modules(config.encoder, tp)
+    made += PROJECTORS[config.projector.type](config.projector, encoder.channels(config.encoder), width)
     if isinstance(config.resolution, AnyresResolution):
         made.append(Module("projector", "newlines", (Repeated("newline", width),)))
-    made.append(decoder.embedding(config.decoder, vocabulary))
+    made += decoder.beginning(config.decoder, vocabulary)
     made += decoder.layers(config.decoder, tp)
     made += decoder.ending(config.decoder, vocabulary)
     return Model(tuple(made), tuple(train.items()), tp)

@@ -30,7 +30,7 @@ def cache_bytes(config: DecoderConfig, tp: int, math_bytes: int) -> int:
     """Bytes of keys and values of one position on one rank, all layers."""
     kv_heads = config.kv_heads or config.heads
     mine = kv_heads // tp if kv_heads % tp == 0 else config.heads // tp
-    return 2 * config.layers * mine * (config.width // config.heads) * math_bytes
+    return 2 * config.layers * mine * config.head * math_bytes
 
 
 def inference_bytes(model: Model, config: DecoderConfig, weight: int, math: int, sequences: int) -> dict[str, int]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cluster.cost.activations import Numbers, flow
+from cluster.cost.activations import Numbers
+from cluster.cost.flow import Step
 from cluster.cost.gathers import Gathers
 from cluster.cost.load import Load
-from cluster.cost.ops import HeadNorm, Linear, Lookup, Loss, Op
+from cluster.cost.ops import HeadNorm, Linear, Lookup, Loss
 from cluster.cost.parts import Model
 from cluster.cost.states import group_sizes
 
@@ -44,34 +45,29 @@ def tensor_parallel(model: Model, load: Load, numbers: Numbers) -> list[Message]
     if model.tp == 1:
         return []
     sums: dict[str, list[float]] = {}
-    memo: dict[tuple[object, ...], list[tuple[str, float]]] = {}
-    for module, live in flow(model):
-        held = model.of(module)
-        key = (module.ops, module.stream, live, tuple(p.trained for p in held))
+    memo: dict[object, list[tuple[str, float]]] = {}
+    for one in model.flow:
+        key = (id(one.steps), one.module.stream)
         if key not in memo:
-            memo[key] = []
-            place = 0
-            for op in module.ops:
-                count = len(op.weights())
-                trained = any(p.trained for p in held[place : place + count])
-                place += count
-                memo[key] += _of_op(op, load.positions(module.stream), numbers, live, trained)
-                live = live or trained
+            memo[key] = [
+                m for step in one.steps for m in _of_step(step, load.over(step.op, one.module.stream), numbers)
+            ]
         for name, size in memo[key]:
-            total = sums.setdefault(f"{module.name.split('.')[0]} {name}", [0.0, 0.0])
+            total = sums.setdefault(f"{one.module.name.split('.')[0]} {name}", [0.0, 0.0])
             total[0] += size
             total[1] += 1
     return [Message(name, "all_reduce", "tp", size, calls) for name, (size, calls) in sums.items()]
 
 
-def _of_op(op: Op, n: float, numbers: Numbers, live: bool, trained: bool) -> Iterator[tuple[str, float]]:
+def _of_step(step: Step, n: float, numbers: Numbers) -> Iterator[tuple[str, float]]:
+    op, live, trained = step.op, step.live, step.trained
     if isinstance(op, Linear):
         if op.cut == "row":
             yield "forward", n * op.outputs * numbers.math
         if op.cut in ("column", "partial") and live:
             yield "backward", n * op.inputs * numbers.math
         if op.cut == "partial" and trained:
-            yield "backward", op.inputs * op.outputs * numbers.weight
+            yield "backward", op.outputs * (op.inputs + op.bias) * numbers.weight
     if isinstance(op, HeadNorm) and trained:
         yield "backward", op.width * FP32
     if isinstance(op, Lookup):
@@ -108,7 +104,7 @@ def data_parallel(
             Message("norms", "all_reduce", "dp", groups * FP64, groups),
         ]
         if gathered.persistent:
-            made.append(Message("small weights", "all_gather", "dp", gathered.persistent * weight_bytes, 1))
+            made.append(Message("weights kept", "all_gather", "dp", gathered.persistent * weight_bytes, 1))
         return made
     often = micro_steps if zero == 2 else 1
     groups_padded = group_sizes(model.weights, dp, model.tp)
@@ -150,8 +146,11 @@ def batches(load: Load, patch_bytes: float, channel_bytes: float, pixels: float,
     if tp == 1:
         return []
     per_position = 2 * INT64 + FP32 + 3 * INT64
-    body = load.text.positions * per_position + load.patches.positions * (patch_bytes + 2 * FP32)
-    body += load.visual * INT64 * (2 if load.ordered else 1) + load.views * (channel_bytes + pixels)
+    body = load.text.positions * per_position + load.visual * INT64 * (2 if load.ordered else 1)
+    if load.pictures:
+        body += load.cells * (patch_bytes + 2 * FP32 if patch_bytes else 0.0)
+        body += load.outputs * (channel_bytes + pixels) + load.views * (2 * FP32 + INT64)
+    body += load.newlines * INT64 + load.samples * 3 * INT64
     return [Message("batch", "broadcast", "tp", body + 1000 + 120 * load.samples, 4)]
 
 

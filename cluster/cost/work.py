@@ -5,9 +5,24 @@ Useful FLOPs are beside them: real tokens only, six for each weight and token, a
 
 from dataclasses import dataclass
 
-from cluster.cost.activations import Numbers, flow
+from cluster.cost.activations import Numbers, keys_of
+from cluster.cost.flow import Step
 from cluster.cost.load import Load
-from cluster.cost.ops import Activation, Attend, Convolutions, HeadNorm, Linear, Lookup, Loss, Module, Norm, Op
+from cluster.cost.ops import (
+    Activation,
+    Attend,
+    Convolutions,
+    Cross,
+    HeadNorm,
+    Linear,
+    Lookup,
+    Loss,
+    Module,
+    Norm,
+    Op,
+    Places,
+    Scale,
+)
 from cluster.cost.parts import Model
 
 FP32 = 4
@@ -39,37 +54,23 @@ class Pass:
 
 def passes(model: Model, load: Load, numbers: Numbers) -> list[Pass]:
     """Everything of one micro-step on one rank, alike modules joined."""
-    made: dict[tuple[object, ...], Pass] = {}
-    for module, live in flow(model):
-        held = model.of(module)
-        part = "loss" if module.stream == "labels" else module.name.split(".")[0]
-        key = (part, module.ops, module.stream, live, tuple(p.trained for p in held))
+    made: dict[object, Pass] = {}
+    for one in model.flow:
+        key = (id(one.steps), one.module.stream, one.part)
         if key in made:
             old = made[key]
             made[key] = Pass(old.part, old.forward, old.backward, old.count + 1, old.block)
             continue
-        forward: list[Kernel] = []
-        backward: list[Kernel] = []
-        place = 0
-        for op in module.ops:
-            count = len(op.weights())
-            trained = any(p.trained for p in held[place : place + count])
-            place += count
-            ahead, back = kernels(op, module, load, model.tp, numbers, live, trained)
-            forward.append(ahead)
-            if back is not None:
-                backward.insert(0, back)
-            live = live or trained
-        block = len(module.ops) > 4 and any(isinstance(op, Attend) for op in module.ops)
-        made[key] = Pass(part, tuple(forward), tuple(backward), 1, block)
+        pairs = [kernels(step, one.module, load, model.tp, numbers) for step in one.steps]
+        backward = tuple(back for _, back in reversed(pairs) if back is not None)
+        made[key] = Pass(one.part, tuple(ahead for ahead, _ in pairs), backward, 1, one.module.block > 0)
     return list(made.values())
 
 
-def kernels(
-    op: Op, module: Module, load: Load, tp: int, numbers: Numbers, live: bool, trained: bool
-) -> tuple[Kernel, Kernel | None]:
+def kernels(step: Step, module: Module, load: Load, tp: int, numbers: Numbers) -> tuple[Kernel, Kernel | None]:
     """(forward, backward) of an operation; backward is None where no gradient is wanted."""
-    n, m = load.positions(module.stream), numbers.math
+    op, live, trained = step.op, step.live, step.trained
+    n, m = load.over(op, module.stream), numbers.math
     if isinstance(op, Linear):
         inputs, outputs = op.inputs / (tp if op.cut == "row" else 1), op.outputs / (tp if op.cut == "column" else 1)
         flops = 2.0 * n * inputs * outputs
@@ -81,26 +82,36 @@ def kernels(
         return Kernel(flops, moved=moved, kernels=2.0), back
     if isinstance(op, Attend):
         return _attention(op, module, load, tp, numbers, live)
+    if isinstance(op, Cross):
+        return _cross(op, n, load, numbers, live)
     forward, backward, kernels_each = _elementwise(op, n, tp, numbers)
     if isinstance(op, Loss):
         flops = 2.0 * n * op.width * op.vocabulary / tp
-        back = Kernel(2 * flops, moved=backward, kernels=8) if live or trained else None
+        # The head's weight is cut; its gradient is computed where it is trained.
+        back = Kernel(flops * (live + trained), moved=backward, kernels=8) if live or trained else None
         return Kernel(flops, moved=forward, kernels=12), back
     if isinstance(op, Convolutions):
         return Kernel(n * op.flops, moved=forward, kernels=160), None
-    return Kernel(moved=forward, kernels=kernels_each), Kernel(moved=backward, kernels=2 * kernels_each) if (
-        live or trained
-    ) else None
+    ahead = Kernel(moved=forward, kernels=kernels_each)
+    return ahead, Kernel(moved=backward, kernels=2 * kernels_each) if step.back else None
+
+
+def _cross(op: Cross, n: float, load: Load, numbers: Numbers, live: bool) -> tuple[Kernel, Kernel | None]:
+    """As attention, on the keys of each view."""
+    wide, keys, views = op.heads * op.head, keys_of(op, load), load.positions("views")
+    flops, moved = 4.0 * n * keys / views * wide, 2.0 * (n + keys) * wide * numbers.attention
+    forward = Kernel(attention=flops, moved=moved, kernels=12)
+    return forward, Kernel(attention=2.5 * flops, moved=2 * moved, kernels=18) if live else None
 
 
 def _attention(
     op: Attend, module: Module, load: Load, tp: int, numbers: Numbers, live: bool
 ) -> tuple[Kernel, Kernel | None]:
     """Two products forward, five backward (the fused kernel makes the scores again), and copies around them."""
-    n, share, stretch = load.positions(module.stream), tp if op.cut else 1, load.stretch(module.stream)
+    n, share, stretch = load.positions(module.stream), tp if op.cut else 1, load.stretch(module.stream, op.windows)
     wide, kv = op.heads * op.head / share, op.kv_heads * op.head / share
     flops = 4.0 * stretch.pairs * wide
-    turning = 6.0 * n * (wide + kv) * numbers.math
+    turning = 6.0 * n * (wide + kv) * numbers.math * op.rotated
     copies = 8.0 * stretch.gathered * wide * numbers.attention if stretch.padded else 4.0 * n * wide * numbers.math
     started = 12 + 8 * stretch.calls
     forward = Kernel(attention=flops, moved=turning + copies, kernels=started)
@@ -118,6 +129,8 @@ def _elementwise(op: Op, n: float, tp: int, numbers: Numbers) -> tuple[float, fl
     if isinstance(op, Activation):
         size = n * op.width / (tp if op.cut else 1) * m
         return size * (5 if op.gated else 2), size * (8 if op.gated else 3), 2 if op.gated else 1
+    if isinstance(op, Scale | Places):
+        return n * op.width * 3 * m, n * op.width * 4 * m, 2
     if isinstance(op, Lookup):
         return (
             n * op.width * (2 * numbers.weight + 2 * m),
@@ -140,13 +153,20 @@ def useful_flops(model: Model, load: Load, vocabulary: int) -> float:
     """
     total = 0.0
     for module in model.modules:
-        real = {"text": load.text.real, "patches": load.patches.real, "views": load.visual, "labels": load.labels}
-        n = real.get(module.stream, 0.0)
         for op in module.ops:
-            if isinstance(op, Linear) and (module.name != "encoder"):
-                total += 6.0 * n * op.inputs * op.outputs
-            if isinstance(op, Attend):
-                total += 12.0 * load.stretch(module.stream).useful * op.heads * op.head
-            if isinstance(op, Loss):
-                total += 6.0 * n * op.width * vocabulary
+            total += useful_of(op, module, load, vocabulary)
     return total
+
+
+def useful_of(op: Op, module: Module, load: Load, vocabulary: int) -> float:
+    """FLOPs of one operation over real tokens, forward and backward."""
+    n = load.useful(op.on or module.stream) * op.times + op.beside * load.useful("views")
+    if isinstance(op, Linear):
+        return 6.0 * n * op.inputs * op.outputs
+    if isinstance(op, Attend):
+        stretch = load.stretch(module.stream, op.windows)
+        return 12.0 * stretch.useful * op.heads * op.head if n else 0.0
+    if isinstance(op, Cross):
+        keys = (load.useful("outputs") if op.reads else 0.0) + op.own * load.useful("views")
+        return 12.0 * op.times * keys * op.heads * op.head
+    return 6.0 * n * op.width * vocabulary if isinstance(op, Loss) else 0.0

@@ -8,7 +8,7 @@ counts per dataset --> tables --> plan (order, mixture, packing) --> step: rows 
           tokenizer                                  loader: service, prefetch --------------'
 ```
 
-tokenizer.py   trains the small byte-level BPE tokenizer
+tokenizer.py   trains the small byte-level BPE tokenizer, or takes a published one
 turns.py       a template applied: marks, contents and pictures of a sample, in order
 rendered.py    these as one string -> token ids, where marks are texts of several tokens
 chat.py        messages -> token ids, learned tokens, places of pictures

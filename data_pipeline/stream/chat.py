@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from configs.data import TemplateConfig
 from configs.errors import UserError
+from data_pipeline.parts.cache import tokenizer_folder
 from data_pipeline.sample import Conversation, Message
 from data_pipeline.stream.geometry import Geometry
 from data_pipeline.stream.rendered import Rendered, Tokens
@@ -73,7 +74,7 @@ class Encoded:
 
 
 class Chat:
-    """A tokenizer folder (tokenizer.json, any Hugging Face one) and a template.
+    """A tokenizer folder (tokenizer.json, any Hugging Face one; or its hub id, in the cache) and a template.
 
     Raises:
         UserError: no tokenizer there, or one without a token that the template needs.
@@ -82,6 +83,7 @@ class Chat:
     def __init__(self, folder: str, template: TemplateConfig):
         from tokenizers import Tokenizer
 
+        folder = str(tokenizer_folder(folder))
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise UserError(

@@ -43,7 +43,8 @@ class Rendered:
         missing = sorted(mark for mark in written if len(self._ids(mark)) != 1)
         if missing:
             raise UserError(
-                f"the tokenizer in {folder} has no token {', '.join(missing)}: map data.template to tokens that it has, or add them"
+                f"the tokenizer in {folder} has no token {', '.join(missing)}: map data.template to tokens that it has, or add them "
+                f"(`looksay data tokenizer {folder} --out OUT --mark TOKEN`)"
             )
         self.template, self.image_id = template, self._ids(template.image)[0]
         added = self.parsing.get_added_tokens_decoder()

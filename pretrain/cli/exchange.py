@@ -1,4 +1,4 @@
-"""`looksay import`, `looksay export`: published models in and out."""
+"""`looksay import`, `looksay export`, `looksay convert`: published models in and out."""
 
 import argparse
 from pathlib import Path
@@ -14,10 +14,17 @@ def add_verbs(groups: Any) -> None:
         groups,
         "import",
         _import,
-        "Make a run at step 0 of a published model's folder; train from it with stage.start_from.",
-        ["looksay import llava-1.5-7b-hf runs/llava15", "looksay import llava-1.5-7b-hf runs/llava15 --dry-run"],
+        "Make a run at step 0 of a published vision-language model; train from it with stage.start_from.",
+        [
+            "looksay import llava-hf/llava-1.5-7b-hf runs/llava15",
+            "looksay import downloads/llava-1.5-7b-hf runs/llava15 --dry-run",
+        ],
     )
-    brought.add_argument("folder", metavar="HF", help="a folder with config.json and safetensors")
+    brought.add_argument(
+        "folder",
+        metavar="HF",
+        help="a folder with config.json and safetensors, or ORG/NAME[@REVISION] of a hub, out of the cache (looksay fetch)",
+    )
     brought.add_argument("run", metavar="RUN", help="the run's folder, which must not be there yet")
     export = add_verb(
         groups,
@@ -29,7 +36,18 @@ def add_verbs(groups: Any) -> None:
     export.add_argument("run", metavar="RUN[@STEP]", help="a run that started from an imported model")
     export.add_argument("out", metavar="OUT", help="the folder to write, which must be empty or not there yet")
     export.add_argument("--format", choices=["hf"], default="hf", help="the only one so far (default)")
-    for parser in (brought, export):
+    converted = add_verb(
+        groups,
+        "convert",
+        _convert,
+        "Make safetensors of a model whose weights are pickled (pytorch_model*.bin); no code of theirs is run.",
+        ["looksay convert lmsys/vicuna-7b-v1.5 models/vicuna", "looksay convert old-model models/old --dry-run"],
+    )
+    converted.add_argument(
+        "folder", metavar="HF", help="a folder with pytorch_model*.bin, or ORG/NAME[@REVISION] in the cache"
+    )
+    converted.add_argument("out", metavar="OUT", help="the folder to write, which must not be there yet")
+    for parser in (brought, export, converted):
         add_dry_run(parser)
         add_json(parser)
 
@@ -39,9 +57,7 @@ def _import(args: argparse.Namespace) -> int:
     from pretrain.model.hf.families import match
     from pretrain.model.hf.published import Published
 
-    folder, run = Path(args.folder), Path(args.run)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: fetch the model first and give its folder")
+    folder, run = _folder(args.folder, "import"), Path(args.run)
     matched = match(Published(folder)) if args.dry_run else import_published(folder, run, run.name, not args.json)
     count = sum(_elements(rule.shape) for rule, _ in matched.pairs)
     word = "would import" if args.dry_run else "imported"
@@ -51,6 +67,34 @@ def _import(args: argparse.Namespace) -> int:
         f"next: a recipe with `extends: {run / 'config.yaml'}`, your data.sources, and stage.start_from: {run}"
     )
     emit(told, text, args.json)
+    return DONE
+
+
+def _folder(text: str, verb: str) -> Path:
+    from data_pipeline.parts.cache import find
+
+    folder = find(text, verb)
+    if not folder.is_dir():
+        raise UserError(f"{verb} {text} is a file: give the folder that it belongs to")
+    return folder
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from pretrain.converting import convert, pickled_files
+
+    folder, out = _folder(args.folder, "convert"), Path(args.out)
+    if args.dry_run:
+        files = pickled_files(folder)
+        emit(
+            {"files": [str(path) for path in files]},
+            f"would convert {len(files)} files of {folder} to {out}",
+            args.json,
+        )
+        return DONE
+    written = convert(folder, out, not args.json)
+    size = sum(path.stat().st_size for path in written)
+    said = {"files": [str(path) for path in written], "bytes": size}
+    emit(said, f"wrote {out}: {len(written)} files, {size / 1e9:.2f} GB", args.json)
     return DONE
 
 

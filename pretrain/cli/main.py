@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from configs.errors import DONE, FAILED, USAGE, RunError, UserError
-from pretrain.cli import checkpoints, data, estimate, exchange, recipes, run, start, submit
+from pretrain.cli import checkpoints, data, estimate, exchange, fetch, recipes, run, start, submit
 from pretrain.cli.parser import Parser
 
 INTERRUPTED = 130
@@ -18,6 +18,7 @@ ABOUT = """From pairs of pictures and text to a model that answers questions abo
   start   demo        the whole job on real data, about ten minutes on two cores
           recipes     list, show, copy and compare recipes
           inspect     one sample as the model sees it
+          fetch       models, tokenizers and weights into the cache, where there is a network
   data    data build | index | verify | show | tokenizer | pack | stream
   run     train       a recipe's stage
           evaluate    scores of a run against what a blind model can do
@@ -26,6 +27,7 @@ ABOUT = """From pairs of pictures and text to a model that answers questions abo
           checkpoint  list | verify | prune
           import      a published model becomes a run at step 0
           export      a run as its family is published
+          convert     pickled weights of a published model become safetensors
   cluster estimate    memory, time and cost of a recipe on a site
           submit      a command as a job of a cluster
           status      how far a run is
@@ -48,7 +50,7 @@ def make_parser() -> Parser:
     groups = parser.add_subparsers(
         dest="verb", metavar="VERB", prog="looksay", help=argparse.SUPPRESS, parser_class=Parser
     )
-    for module in (start, recipes, data, run, checkpoints, exchange, estimate, submit):
+    for module in (start, recipes, data, run, checkpoints, exchange, fetch, estimate, submit):
         module.add_verbs(groups)
     return parser
 

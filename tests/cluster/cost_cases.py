@@ -5,27 +5,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cluster.cost.activations import Numbers, activations
 from cluster.cost.estimate import Estimator
 from cluster.cost.gathers import gathers
 from cluster.cost.load import rows_of
 from cluster.cost.parts import Model, make_model
+from cluster.cost.sizes import cache_bytes
 from cluster.cost.states import states
 from cluster.cost.traffic import Message, control, data_parallel, group_sizes, tensor_parallel, wire_bytes
 from configs.model import ModelConfig
 from configs.site import load_site
+from configs.training import ParallelConfig
 from data_pipeline.stream.batch import Batch
+from data_pipeline.stream.collate import collate
+from data_pipeline.stream.geometry import geometry_of
+from pretrain.engine import Engine
 from pretrain.loads import load_of
 from pretrain.loss import micro_loss
 from pretrain.mesh import Mesh
 from pretrain.model import vlm
+from pretrain.model.cache import KeyValueCache
 from pretrain.model.inputs import to_inputs
 from pretrain.model.linear import logical_of
-from pretrain.optim import set_rates
+from pretrain.optim import make_optimizer, set_rates
+from pretrain.stages import apply_stage
 from pretrain.trainer import Trainer
-from tests.pretrain.training_cases import make_engine, small_recipe
+from pretrain.zero_config import born
+from tests.pretrain.training_cases import OPTIM, make_engine, small_recipe
 from tests.support.counting import Collectives, SavedTensors, state_bytes
-from tests.support.worlds import MODEL, VOCABULARY
+from tests.support.worlds import MODEL, PAD, VOCABULARY, sample
 
 
 def names(mesh: Mesh, configs: list[dict[str, Any]], features_only: bool = False) -> list[list[Any]]:
@@ -54,6 +64,73 @@ def measured(mesh: Mesh, zero: int, precision: str, train: dict[str, float], cha
     """Two steps of an engine: [measured, estimated] of states, activations and traffic."""
     config = MODEL.model_copy(update={"decoder": MODEL.decoder.model_copy(update=changes)})
     engine, batches = make_engine(mesh, zero, precision, train, model=config)
+    return compared(mesh, engine, batches, config, zero, precision, train)
+
+
+ALL = {"encoder": 0.01, "projector": 0.01, "decoder": 0.01}
+PART = {"projector": 0.01, "decoder.layers[1:]": 0.01}
+
+
+def stage_of(config: ModelConfig, part: bool) -> dict[str, float]:
+    """Everything trained, or a frozen encoder with half of the decoder. A CNN is always frozen."""
+    if part:
+        return PART
+    return {
+        name: rate for name, rate in ALL.items() if name != "encoder" or config.encoder.type != "efficientnet_lite0"
+    }
+
+
+def of_family(mesh: Mesh, tree: dict[str, Any], zero: int, precision: str, part: bool) -> dict[str, Any]:
+    """The same of any tiny composition, on pictures of its own resolution."""
+    config = ModelConfig.model_validate(tree)
+    batches, train = family_batches(mesh, config), stage_of(config, part)
+    parallel = ParallelConfig(zero=zero, precision=precision, tp=mesh.tp_size)  # type: ignore[arg-type]
+    with born(parallel, mesh):
+        net = vlm.make_model(config, VOCABULARY, mesh, precision, "fp32", 7)
+    engine = Engine(net, make_optimizer(apply_stage(net, train), OPTIM), parallel, mesh, len(batches), clip=1.0)
+    return compared(mesh, engine, batches, config, zero, precision, train)
+
+
+def family_batches(mesh: Mesh, config: ModelConfig) -> list[Batch]:
+    """Two micro-steps of this rank: a wide picture beside text, two pictures and text alone; no picture where DP is above 1."""
+    geometry, cnn = geometry_of(config), config.encoder.type == "efficientnet_lite0"
+    rows = [
+        [sample(1, ((150, 61),)), sample(2, (), 14)],
+        [sample(3, ((47, 140), (64, 64))), sample(4, (), 5)],
+        [sample(5, ((64, 64),), 20)],
+        [sample(6, (), 30)],
+    ]
+    length = max(sum(one.laid_out(geometry).tokens for one in row) for row in rows) + 3
+    mine = rows[mesh.dp_rank :: mesh.dp_size][:2]
+    return [collate([row], length, geometry, PAD, cnn=cnn, denominator=20.0) for row in mine]
+
+
+def cached(mesh: Mesh, configs: list[dict[str, Any]]) -> list[list[int]]:
+    """For each model: [real, said] bytes of keys and values of a row in a cache of as many positions."""
+    found = []
+    for tree in configs:
+        config = ModelConfig.model_validate(tree)
+        net = vlm.make_model(config, VOCABULARY, mesh, "fp32", "fp32", 0)
+        inputs = to_inputs(family_batches(mesh, config)[0], mesh.device)
+        cache = KeyValueCache(1, len(inputs.ids))
+        with torch.no_grad():
+            net.step(net.embed(inputs, net.encode(inputs)), inputs.positions, cache, net.routes(inputs))
+        held = [*cache.keys.values(), *cache.values.values()]
+        said = cache_bytes(config.decoder, mesh.tp_size, 4) * len(inputs.ids)
+        found.append([sum(t.untyped_storage().nbytes() for t in held), said])
+    return found
+
+
+def compared(
+    mesh: Mesh,
+    engine: Engine,
+    batches: list[Batch],
+    config: ModelConfig,
+    zero: int,
+    precision: str,
+    train: dict[str, float],
+) -> dict[str, Any]:
+    """Two steps of an engine: [measured, estimated] of states, activations and traffic."""
     model = make_model(config, VOCABULARY, mesh.tp_size, train)
     numbers = Numbers(weight=2 if precision == "bf16" else 4, math=4, attention=4, fused_norm=False)
     held: list[dict[str, int]] = []

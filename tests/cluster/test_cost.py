@@ -11,10 +11,10 @@ from cluster.cost.activations import Numbers, activations
 from cluster.cost.estimate import Estimator, Setting
 from cluster.cost.gathers import REUSE, gathers
 from cluster.cost.goodput import Failures, best_interval, daly, expected_goodput, played_goodput, young
-from cluster.cost.load import stretch_of
 from cluster.cost.network import seconds_of
 from cluster.cost.parts import make_model
 from cluster.cost.search import nearest_change, said, search
+from cluster.cost.segments import stretch_of
 from cluster.cost.simulate import simulate
 from cluster.cost.traffic import Message, wire_bytes
 from configs.errors import UserError

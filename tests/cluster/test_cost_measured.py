@@ -102,26 +102,40 @@ def test_states_activations_and_traffic(
         assert sent == estimated
 
 
-@pytest.mark.parametrize(("ranks", "tp", "zero"), [(2, 1, 3), (2, 2, 0), (4, 2, 3)])
+TILED: dict[str, Any] = {
+    "type": "vit",
+    "patch": 8,
+    "image_size": 16,
+    "width": 24,
+    "depth": 2,
+    "heads": 2,
+    "mlp_width": 40,
+}
+NEWLINES = {"encoder": TILED, "resolution": {"type": "anyres", "size": 16, "grids": [[1, 2], [2, 1]]}}
+QUERIES = {
+    "encoder": {**TILED, "class_token": "keep"},
+    "resolution": {"type": "tiles", "size": 16, "max_tiles": 3},
+    "projector": {"type": "qformer", "queries": 3, "width": 16, "layers": 2, "heads": 2, "mlp_width": 24},
+}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "tp", "zero", "model"),
+    [(2, 1, 3, {}), (2, 2, 0, {}), (4, 2, 3, {}), (2, 2, 1, NEWLINES), (4, 2, 3, QUERIES)],
+    ids=["dp2", "tp2", "both", "newlines", "queries"],
+)
 def test_a_trainers_whole_step_sends_what_is_said(
-    pool: Pool, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, ranks: int, tp: int, zero: int
+    pool: Pool,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    ranks: int,
+    tp: int,
+    zero: int,
+    model: dict[str, Any],
 ) -> None:
     world = make_world(tmp_path_factory.mktemp("squares"))
-    parts = {"parallel": {"zero": zero, "tp": tp, "ranks": ranks, "precision": "fp32"}}
+    parts = {"parallel": {"zero": zero, "tp": tp, "ranks": ranks, "precision": "fp32"}, "model": model}
     for found in pool.run(CASES + "whole_step", ranks, tp, world=str(world), run=str(tmp_path / "run"), parts=parts):
         counted, estimated = (sum(table[n] for table in found.values()) for n in (0, 1))
         # Measured: exact at TP 1; above, the batch's JSON header is estimated: 0.4 % of so small a step's bytes.
         assert counted == pytest.approx(estimated, rel=0 if tp == 1 else 0.01)
-
-
-def test_useful_flops_are_those_of_the_trainers_own_mfu() -> None:
-    from cluster.cost.work import useful_flops as estimated
-    from pretrain.loads import load_of
-    from pretrain.metrics import useful_flops
-    from tests.support.worlds import batch_of, rows_of
-
-    batch = batch_of(rows_of("mixed")[:4])
-    channels = MODEL.encoder.width  # type: ignore[union-attr]
-    wanted = useful_flops(MODEL, VOCABULARY, channels, batch, encoder_runs=True)
-    model = make_model(MODEL, VOCABULARY, 1, ALL)
-    assert estimated(model, load_of(batch, MODEL), VOCABULARY) == pytest.approx(wanted, rel=1e-12)

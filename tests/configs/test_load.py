@@ -64,6 +64,18 @@ def test_another_type_replaces_the_keys_of_the_one_below(tmp_path: Path) -> None
     assert recipe.model.projector == load_recipe("demo_caption").model.projector
 
 
+def test_a_preset_stands_for_all_keys_of_the_template_below(tmp_path: Path) -> None:
+    """A run's config.yaml has every mark: a preset above it that kept them would be none."""
+    base = tmp_path / "config.yaml"
+    base.write_text(dump_recipe(load_recipe("tiny_train", ["data.template.user=Q"])))
+    above = tmp_path / "mine.yaml"
+    above.write_text(f"extends: {base}\ndata: {{template: {{preset: vicuna, system: 'A chat. '}}}}")
+    expected = load_recipe("tiny_train", ["data.template={preset: vicuna, system: 'A chat. '}"])
+    assert load_recipe(str(above)) == expected and expected.data.template.user == "USER: "
+    set_one = ["data.template.preset=vicuna", "data.template.system='A chat. '"]
+    assert load_recipe(str(base), set_one) == expected
+
+
 def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "extends: b.yaml\n")
     assert "extends itself" in complaint(write(tmp_path, "b.yaml", "extends: a.yaml\n"))

@@ -15,6 +15,7 @@ from data_pipeline.ingest import job
 from data_pipeline.ingest.tasks import InProcess
 from pretrain.checkpoint.head import Entry, Heads
 from pretrain.cli.main import main
+from tests.families.conftest import transformers  # noqa: F401
 
 TRAIN = """extends: tiny_train
 name: mine

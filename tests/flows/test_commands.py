@@ -48,6 +48,8 @@ WRITERS = [
     "checkpoint prune",
     "import",
     "export",
+    "convert",
+    "fetch",
     "submit",
     "cancel",
 ]
@@ -67,6 +69,8 @@ READERS = [
     "checkpoint prune",
     "import",
     "export",
+    "convert",
+    "fetch",
     "estimate",
     "submit",
     "status",

