@@ -15,7 +15,7 @@ recipes/NAME.yaml --extends--> recipes/BASE.yaml
 errors.py    the two ways of saying no, and the one table of exit codes
 base.py      the frozen base of every model, closed to unknown keys
 ingest.py    what a data build reads, does and writes
-encoders.py  vision transformers on a fixed grid or of native resolution, and the CNN
+encoders.py  vision transformers on a fixed grid or of native resolution, and CNNs
 resolutions.py  from a picture of any size to views
 projectors.py  from encoder features to decoder width
 decoder.py   the language model

@@ -151,6 +151,8 @@ def _tree_of(path: Path, depth: int = 0) -> dict[str, Any]:
 def _merged(below: Any, above: Any) -> Any:
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
+    if below.get("type", above.get("type")) != above.get("type", below.get("type")):
+        return above  # another scheduler: what is said of the first means nothing to it
     return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
 
 

@@ -144,7 +144,7 @@ def _elementwise(op: Op, n: float, tp: int, numbers: Numbers) -> tuple[float, fl
         size = n * op.vocabulary / tp
         return size * (m + 8 * FP32), size * (m + 4 * FP32), 12
     if isinstance(op, Convolutions):
-        return n * 32 * 32 * 3 * 4 * 20.0, 0.0, 160
+        return n * op.pixels * 3 * 4 * 20.0, 0.0, 160
     return 0.0, 0.0, 1
 
 

@@ -73,6 +73,11 @@ class Published:
     def names(self) -> list[str]:
         return sorted(self._files)
 
+    @property
+    def files(self) -> list[Path]:
+        """Those that hold its tensors."""
+        return [self.folder / name for name in sorted(set(self._files.values()))]
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor, without reading it."""
         with self._opened(self._files[name]) as file:
