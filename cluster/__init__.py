@@ -22,5 +22,6 @@ launch.py  local ranks: a fresh port, a log each, all ended when one fails, and 
 scratch.py this job's folder on the node's own disk: op caches, sockets
 rayjobs/   work on Ray: jobs, ranks on its nodes, a cluster of our own inside an allocation
 schedulers/  a command as a job: the script, and SLURM's own commands
+doctor/    whether this machine is fit, and what to fix
 cost/      what a recipe needs and takes on a site, by arithmetic: memory, traffic, FLOPs, seconds, failures
 """

