@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.resolutions import AnyresResolution, RowColumnResolution, TilesResolution
+from configs.encoders import ViT
+from configs.projectors import GluProjector, PerceiverProjector, QFormerProjector, ResamplerProjector
+from configs.resolutions import AnyresResolution, RowColumnResolution, SquareResolution, TilesResolution
 from configs.training import OptimConfig, ParallelConfig
 from data_pipeline.stream.batch import Batch
 from data_pipeline.stream.collate import Ready, collate
@@ -211,17 +213,31 @@ def desert(mesh: Mesh) -> None:
         time.sleep(60)
 
 
-VIEWS = {
-    "tiles": TilesResolution(size=16, max_tiles=4),
-    "anyres": AnyresResolution(size=16, grids=((1, 2), (2, 1), (2, 2))),
-    "row_column": RowColumnResolution(size=16, longest=32),
+GRID = ViT(patch=4, image_size=16, width=32, depth=2, heads=4, mlp_width=64)
+SQUARE = {"encoder": GRID, "resolution": SquareResolution(size=16)}
+VIEWS: dict[str, dict[str, Any]] = {
+    "tiles": {"resolution": TilesResolution(size=16, max_tiles=4)},
+    "anyres": {"resolution": AnyresResolution(size=16, grids=((1, 2), (2, 1), (2, 2)))},
+    "row_column": {"resolution": RowColumnResolution(size=16, longest=32)},
+    "qformer": {
+        "encoder": GRID.model_copy(update={"class_token": "keep"}),
+        "resolution": SquareResolution(size=16),
+        "projector": QFormerProjector(queries=3, width=24, layers=2, heads=3, mlp_width=32),
+    },
+    "resampler": SQUARE | {"projector": ResamplerProjector(queries=4, heads=4)},
+    "perceiver": SQUARE | {"projector": PerceiverProjector(queries=3, layers=2, heads=4, kv_heads=2, head_size=8)},
+    "expert": SQUARE
+    | {
+        "projector": GluProjector(hidden=48, ends=True),
+        "decoder": MODEL.decoder.model_copy(update={"expert": True, "positions": "shared"}),
+    },
 }
-"""Resolutions of several views a picture; 16 pixels are two merged cells."""
+"""Pictures in several views, or in as many tokens as there are queries; 16 pixels are two merged cells."""
 
 
 def views(mesh: Mesh, kind: str, how: str = "packed", zero: int = 0, steps: int = 0) -> dict[str, Any]:
     """Loss sum and gradients of a model that sees pictures in views; or (`steps`) losses of some trained steps."""
-    model = MODEL.model_copy(update={"resolution": VIEWS[kind]})
+    model = MODEL.model_copy(update=VIEWS[kind])
     geometry, length = geometry_of(model), 320
 
     def batch(rows: Any, denominator: float | None = None) -> Batch:

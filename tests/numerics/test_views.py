@@ -1,14 +1,16 @@
-"""Pictures seen in several views (tiles with a thumbnail, anyres with newlines, rows and columns with text): packed = unpacked, ZeRO-3 x TP = alone."""
+"""Pictures seen in several views (tiles with a thumbnail, anyres with newlines, rows and columns with text) or through queries, and a
+visual expert: packed = unpacked, ZeRO-3 x TP = alone."""
 
 import numpy as np
 import pytest
 
+from tests.numerics.cases import VIEWS
 from tests.support.pool import Pool
 
 CASE = "tests.numerics.cases:views"
 
 
-@pytest.mark.parametrize("kind", ["tiles", "anyres", "row_column"])
+@pytest.mark.parametrize("kind", VIEWS)
 def test_packing_does_not_matter(kind: str, pool: Pool) -> None:
     """fp32: measured worst 2e-7 (loss) and 2e-6 (gradient); a leak between samples moves them by 1e-3 and more."""
     packed = pool.run(CASE, 1, kind=kind)[0]
@@ -17,11 +19,14 @@ def test_packing_does_not_matter(kind: str, pool: Pool) -> None:
     assert apart["gradients"].keys() == packed["gradients"].keys()
     assert ("projector.newline" in packed["gradients"]) == (kind == "anyres")
     for name, wanted in packed["gradients"].items():
-        assert np.abs(wanted).max() > 0, f"{name} learns nothing"
+        if name.endswith(".k.bias"):  # softmax does not see it: its gradient is rounding
+            continue
+        # Nobody looks at what the last layer makes of a picture's own tokens.
+        assert np.abs(wanted).max() > 0 or name.startswith("decoder.layers.1.expert."), f"{name} learns nothing"
         assert np.abs(apart["gradients"][name] - wanted).max() <= 1e-5 * np.abs(wanted).max(), name
 
 
-@pytest.mark.parametrize("kind", ["tiles", "anyres", "row_column"])
+@pytest.mark.parametrize("kind", VIEWS)
 @pytest.mark.parametrize(
     ("ranks", "options"), [(2, {"zero": 3}), (2, {"zero": 3, "tp": 2})], ids=["zero3", "zero3-tp2"]
 )
