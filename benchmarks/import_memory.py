@@ -20,10 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pretrain.model.hf.families import FAMILIES  # noqa: E402
+from pretrain.model.hf.llava import CLIP_L  # noqa: E402
 
 CONFIG: dict[str, Any] = {
     "model_type": "llava",
-    "vision_config": {"model_type": "clip_vision_model"},
+    "vision_config": {"model_type": "clip_vision_model", **CLIP_L},
     "text_config": {"model_type": "llama", "vocab_size": 32064},
     "projector_hidden_act": "gelu",
     "vision_feature_layer": -2,

@@ -19,6 +19,9 @@ heartbeat.py  signs of life of all ranks, and who is to blame
 warm.py    a process with the heavy imports done, of which ranks are forked
 ranks.py   ranks as processes: forked from the warm one, or started afresh
 launch.py  local ranks: a fresh port, a log each, all ended when one fails, and what that one said last
+scratch.py this job's folder on the node's own disk: op caches, sockets
+rayjobs/   work on Ray: jobs, ranks on its nodes, a cluster of our own inside an allocation
 schedulers/  a command as a job: the script, and SLURM's own commands
+doctor/    whether this machine is fit, and what to fix
 cost/      what a recipe needs and takes on a site, by arithmetic: memory, traffic, FLOPs, seconds, failures
 """

@@ -45,10 +45,10 @@ def _name_of_signal(number: int) -> str:
     return next((one.name for one in signal.Signals if one == number), "unnamed")
 
 
-def free_port() -> int:
-    """A port that nobody listens on now: each start has its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port of this machine that nobody listens on now: each start has its own."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 

@@ -1,6 +1,6 @@
 """Which rank or node this process is: read from the environment of torchrun, SLURM, Ray or our own launcher.
 
-Ranks that Ray starts get torchrun's variables. Under `looksay submit` SLURM starts one launcher a node, which starts ranks.
+Under `looksay submit` SLURM or Ray starts one launcher a node, which starts ranks; these get torchrun's variables.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from configs.errors import UserError
 
 RANKS_PER_NODE = "LOOKSAY_RANKS_PER_NODE"
 """Set by the script of `looksay submit`: this process is to start so many ranks, as all the job's nodes do."""
+HOSTS, NODE, JOB, ATTEMPT = "LOOKSAY_HOSTS", "LOOKSAY_NODE", "LOOKSAY_JOB", "LOOKSAY_ATTEMPT"
+"""Set for the launcher of a node by whoever placed it (Ray's driver), where SLURM's variables do not say it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def find_node(environ: Mapping[str, str]) -> Node | None:
     """
     if RANKS_PER_NODE not in environ or "RANK" in environ:
         return None
+    if HOSTS in environ:
+        return _placed_node(environ)
     step = _slurm_started_a_step(environ)
     hosts = hosts_of(environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")) if step else []
     hosts, node = hosts or ["127.0.0.1"], _number(environ, "SLURM_NODEID", 0) if step else 0
@@ -72,6 +76,35 @@ def find_node(environ: Mapping[str, str]) -> Node | None:
         master_port=_number(environ, "MASTER_PORT", _port_of_step(environ)),
         job=job,
         attempt=f"{job}.{environ.get('SLURM_RESTART_COUNT') or 0}",
+    )
+
+
+def node_environment(node: Node) -> dict[str, str]:
+    """What tells a launcher that it is this node; `find_node` reads it back."""
+    return {
+        RANKS_PER_NODE: str(node.ranks),
+        HOSTS: ",".join(node.hosts),
+        NODE: str(node.node),
+        JOB: node.job,
+        ATTEMPT: node.attempt,
+        "MASTER_ADDR": node.master_addr,
+        "MASTER_PORT": str(node.master_port),
+    }
+
+
+def _placed_node(environ: Mapping[str, str]) -> Node:
+    hosts, node = environ[HOSTS].split(","), _number(environ, NODE)
+    if not 0 <= node < len(hosts):
+        raise UserError(f"{NODE}={node} in the environment is beyond the {len(hosts)} nodes of {HOSTS}")
+    return Node(
+        node=node,
+        nodes=len(hosts),
+        ranks=_number(environ, RANKS_PER_NODE),
+        hosts=tuple(hosts),
+        master_addr=environ.get("MASTER_ADDR") or hosts[0],
+        master_port=_number(environ, "MASTER_PORT"),
+        job=environ.get(JOB, "0"),
+        attempt=environ.get(ATTEMPT) or environ.get(JOB, "0"),
     )
 
 

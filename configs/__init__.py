@@ -15,7 +15,7 @@ recipes/NAME.yaml --extends--> recipes/BASE.yaml
 errors.py    the two ways of saying no, and the one table of exit codes
 base.py      the frozen base of every model, closed to unknown keys
 ingest.py    what a data build reads, does and writes
-encoders.py  vision transformers on a fixed grid or of native resolution, and the CNN
+encoders.py  vision transformers on a fixed grid or of native resolution, and CNNs
 resolutions.py  from a picture of any size to views
 projectors.py  from encoder features to decoder width
 decoder.py   the language model
@@ -29,6 +29,7 @@ complaints.py  errors of a recipe as sentences: key, value, file, nearest valid 
 patterns.py  module paths of `stage.train`, with ranges of layers
 site.py      facts of a cluster: hardware with the source of each figure, and what its scheduler needs
 scheduler.py what a site's scheduler is told: partition, account, sizes, environment
+mounts.py    which file system a path is on: on a network's nothing is mapped or locked
 listing.py   names and headers of recipes without pydantic, for commands that must answer at once
 recipes/     packaged recipes; the header of each says command, hardware, expected time and number
 sites/       packaged sites, every figure with its source

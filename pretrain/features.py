@@ -1,6 +1,6 @@
 """Features of a frozen CNN, computed once per picture by all ranks together and kept beside the dataset.
 
-    DATASET/features/FINGERPRINT/00000.npy      float16 [tokens of its pictures, merge^2 * C], a block of 256 pictures
+    DATASET/features/FINGERPRINT/00000.npy      float16 [outputs of its pictures, merge^2 * C], a block of 256 pictures
 
 Pictures are counted by the hash of their bytes: the same picture in ten samples is encoded once. Which picture lies
 where follows from the index alone, so there is no table to keep in step.
@@ -18,24 +18,28 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from configs.encoders import EfficientNetLite0
+from configs.encoders import Cnn
 from configs.model import ModelConfig
+from configs.mounts import is_network
 from data_pipeline.storage import put
 from data_pipeline.stream.images import decode, views_of
 from data_pipeline.stream.layout import Geometry, geometry_of, picture_layout
 from data_pipeline.stream.read.dataset import Dataset
 from pretrain.mesh import Mesh
-from pretrain.model.cnn import load_efficientnet, safetensors_of
+from pretrain.model.frozen import load_cnn, weight_files
 
 BLOCK = 256
 VERSION = 1
 
 
-def features_fingerprint(encoder: EfficientNetLite0, geometry: Geometry) -> str:
+def features_fingerprint(encoder: Cnn, geometry: Geometry) -> str:
     """Identity of the features: network, its weights' bytes, how pictures are fitted."""
     weights = "random"
     if encoder.weights is not None:
-        weights = hashlib.sha256(safetensors_of(encoder.weights).read_bytes()).hexdigest()
+        digest = hashlib.sha256()
+        for path in weight_files(encoder):
+            digest.update(path.read_bytes())
+        weights = digest.hexdigest()
     identity = [VERSION, encoder.model_dump(mode="json"), weights, repr(geometry)]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
@@ -49,7 +53,7 @@ class FeatureCache:
     """
 
     def __init__(self, model: ModelConfig, datasets: Sequence[Dataset]):
-        assert isinstance(model.encoder, EfficientNetLite0)
+        assert isinstance(model.encoder, Cnn)
         self.encoder, self.geometry, self.datasets = model.encoder, geometry_of(model), list(datasets)
         fingerprint = features_fingerprint(model.encoder, self.geometry)
         self.folders = [Path(d.folder) / "features" / fingerprint for d in self.datasets]
@@ -73,7 +77,7 @@ class FeatureCache:
         return places
 
     def get(self, source: int, index: int) -> list[np.ndarray]:
-        """Features [tokens, C] float16 of each picture of a sample."""
+        """Features [outputs, C] float16 of each picture of a sample."""
         out = []
         for key in self.datasets[source].image_hashes(index):
             block, start, count, _, _ = self._places[source][key]
@@ -83,7 +87,7 @@ class FeatureCache:
     def _block(self, source: int, block: int) -> np.ndarray:
         if (source, block) not in self._blocks:
             path = self.folders[source] / f"{block:05d}.npy"
-            self._blocks[source, block] = np.load(path, mmap_mode="r", allow_pickle=False)
+            self._blocks[source, block] = np.load(path, mmap_mode=None if is_network(path) else "r", allow_pickle=False)
         return self._blocks[source, block]
 
     def fill(self, mesh: Mesh, progress: bool = True) -> int:
@@ -100,7 +104,7 @@ class FeatureCache:
         if mesh.world > 1:
             dist.barrier()  # all ranks have listed what is missing before any makes some of it
         if mine:
-            net = load_efficientnet(self.encoder.weights, self.encoder.feature, 0, mesh.device)
+            net = load_cnn(self.encoder, 0, mesh.device)
             total = sum(len(members) for _, _, members in mine)
             quiet = not progress or not mesh.is_first
             with tqdm(

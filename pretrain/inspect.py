@@ -56,7 +56,12 @@ def describe(recipe: TrainRecipe, data: OpenData, sample: int) -> dict[str, Any]
         "text": talk.text,
         "messages": [[message.role, message.content] for message in talk.messages or ()],
         "pictures": [
-            {"size": list(size), "tokens": planned.tokens, "views": [list(grid) for grid in planned.grids]}
+            {
+                "size": list(size),
+                "tokens": planned.tokens,
+                "views": [list(grid) for grid in planned.grids],
+                **({"pooled": True} if data.geometry.pooled else {}),
+            }
             for size, planned in ((size, picture_layout(*size, data.geometry)) for size in sizes)
         ],
         "ids": wide.ids.tolist(),
@@ -112,7 +117,10 @@ def as_text(shown: dict[str, Any], chat: Chat, colour: bool) -> str:
     for number, picture in enumerate(shown["pictures"]):
         width, height = picture["size"]
         views = " + ".join(f"{rows} x {columns}" for rows, columns in picture["views"])
-        lines.append(f"  picture {number}: {width} x {height} pixels -> {views} = {picture['tokens']} visual tokens")
+        made = ", each its mean" if picture.get("pooled") else ""
+        lines.append(
+            f"  picture {number}: {width} x {height} pixels -> {views}{made} = {picture['tokens']} visual tokens"
+        )
     learned = {place + 1 for place, target in enumerate(shown["targets"]) if target >= 0}
     slots, parts, run = set(shown["slots"]), [], 0
     for place, number in enumerate([*shown["ids"], -1]):

@@ -238,6 +238,12 @@ def _cpu_flags() -> frozenset[str]:
         return frozenset()
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait for what was asked of a GPU; nothing to wait for elsewhere."""
+    if device.type != "cpu":
+        torch.cuda.synchronize(device)
+
+
 def device_mark() -> Any:
     """A mark behind all that was asked of this thread's GPU so far, for `copy_beside`."""
     return torch.cuda.current_stream().record_event()
@@ -284,6 +290,5 @@ def matmul_peak(dtype: torch.dtype, device: torch.device, size: int = 1024, seco
     while time.perf_counter() - start < seconds:
         a @ b
         count += 1
-    if device.type != "cpu":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return 2.0 * size**3 * count / (time.perf_counter() - start)

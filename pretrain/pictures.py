@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.encoders import EfficientNetLite0
+from configs.encoders import Cnn
 from configs.errors import UserError
 from data_pipeline.stream.collate import Ready
 from data_pipeline.stream.images import decode, views_of
@@ -13,7 +13,7 @@ from data_pipeline.stream.read.dataset import Dataset
 from pretrain.answering import OpenRun
 from pretrain.features import FeatureCache
 from pretrain.generate import Prompt
-from pretrain.model.cnn import load_efficientnet
+from pretrain.model.frozen import load_cnn
 
 
 def mean_colour(dataset: Dataset, pictures: int = 500) -> np.ndarray:
@@ -40,7 +40,7 @@ class Pictures:
 
     def __init__(self, opened: OpenRun, dataset: Dataset, blank: np.ndarray | None = None):
         self.opened, self.dataset, self.colour = opened, dataset, blank
-        self.cnn = isinstance(opened.recipe.model.encoder, EfficientNetLite0)
+        self.cnn = isinstance(opened.recipe.model.encoder, Cnn)
         self.cache: FeatureCache | None = None
         self._encoder: Any = None
         if self.cnn:
@@ -78,9 +78,9 @@ class Pictures:
 
     def _encode(self, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         config = self.opened.recipe.model.encoder
-        assert isinstance(config, EfficientNetLite0)
+        assert isinstance(config, Cnn)
         if self._encoder is None:
-            self._encoder = load_efficientnet(config.weights, config.feature, 0, self.opened.mesh.device)
+            self._encoder = load_cnn(config, 0, self.opened.mesh.device)
         views = views_of(picture, picture_layout(*size, self.opened.geometry), self.opened.geometry.cell)
         merge = self.opened.geometry.merge
         encoded = [part.cpu().numpy() for part in self._encoder.encode(views, self.opened.mesh.device, merge=merge)]

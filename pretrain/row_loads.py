@@ -109,9 +109,11 @@ def loads_of_rows(recipe: TrainRecipe, rows: Iterable[Any], source: str) -> Rows
         for patches, images in zip(row.patches.tolist(), row.images.tolist(), strict=True):
             grids += _views(recipe, patches, images)
         total, visual = int(row.patches.sum()), int(row.visual.sum())
+        cells = round(sum(rows * columns for rows, columns in grids))
+        if model.resolution.type == "row_column":  # the rest of a picture's positions are text marks
+            visual = cells
         if not visual and total:  # bare lengths say nothing of positions
-            cells = round(sum(rows * columns for rows, columns in grids))
-            visual = model.queries * len(grids) or cells + model.extra * len(grids)
+            visual = (model.queries or int(model.pooled)) * len(grids) or cells + model.extra * len(grids)
         labels = int(row.labels.sum()) or int(row.tokens.sum() - min(visual, row.tokens.sum())) // 2
         prefixes = (row.tokens - row.labels).clip(0).tolist() if prefixed else None
         loads.append(

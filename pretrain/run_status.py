@@ -28,7 +28,12 @@ def status_of(run: Path, jobs: Sequence[Mapping[str, Any]], states: Mapping[str,
     step, steps = max(last.get("step", 0), told.get("step", 0)), told.get("steps")
     folder = _checkpoints(run)
     entries = Heads(folder).read().entries if folder else ()
+    attempts = read_attempts(run / "logs")
     job = _present(jobs, states)
+    if job is not None and job.get("scheduler") == "ray":  # which does not count starts again itself
+        job["restarts"] = max(
+            0, sum(line.get("what") == "start" and line.get("job") == job["id"] for line in attempts) - 1
+        )
     spent = goodput(run)
     left = (steps - step) * rate if rate is not None and steps is not None and told.get("state") != "done" else None
     return {
@@ -43,7 +48,7 @@ def status_of(run: Path, jobs: Sequence[Mapping[str, Any]], states: Mapping[str,
         "seen_seconds_ago": time.time() - last["wall"] if "wall" in last else None,
         "checkpoint": {"step": entries[-1].step, "time": entries[-1].time} if entries else None,
         "starts": spent["starts"] if spent else 0,
-        "failures": sum(line.get("what") == "failure" for line in read_attempts(run / "logs")),
+        "failures": sum(line.get("what") == "failure" for line in attempts),
         "job": job,
     }
 

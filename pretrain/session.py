@@ -21,6 +21,7 @@ from cluster.gather import gather
 from cluster.heartbeat import Heart
 from cluster.interface import cores, interface_towards, settings_of
 from cluster.place import Node, find_node, find_place
+from cluster.scratch import cache_environment, forget
 from configs.errors import DONE, FAILED, REQUEUE, USAGE, RunError, UserError
 from configs.training import ParallelConfig
 from data_pipeline.storage import put
@@ -53,7 +54,10 @@ def run_jobs(
     if node is not None:
         ranks = node.ranks
         join_nodes(node, Path(log_dir))
+        os.environ |= cache_environment(os.environ, node.job)
     start_ranks(str(path), jobs, ranks, str(log_dir), max(1, cores() // ranks), on_start, node=node)
+    if node is not None:
+        forget(node.job)
 
 
 def join_nodes(node: Node, log_dir: Path, refused: str | None = None) -> None:

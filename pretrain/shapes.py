@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from cluster.cost.cnn import CHANNELS
+from cluster.cost.cnn import channels as channels_of
 from cluster.cost.decoder import padded_vocabulary
 from cluster.cost.parts import frozen_outside, make_model
 from cluster.cost.segments import seen
-from configs.encoders import EfficientNetLite0
+from configs.encoders import Cnn
 from configs.model import ModelConfig
 from data_pipeline.stream.layout import geometry_of, layout
 
@@ -43,8 +43,8 @@ def shapes_of(
         f"picture {number} pixels": [rows * geometry.cell, columns * geometry.cell, 3]
         for number, (rows, columns) in enumerate(counts.grids)
     }
-    if isinstance(model.encoder, EfficientNetLite0):
-        channels = CHANNELS[model.encoder.feature]
+    if isinstance(model.encoder, Cnn):
+        channels = channels_of(model.encoder)
     else:
         channels = model.encoder.width
         shapes["patches"] = [counts.patches, 3 * geometry.patch**2]

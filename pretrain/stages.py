@@ -82,7 +82,7 @@ def _part(name: str) -> str:
 def _no_match(pattern: str, names: list[str], outside: dict[str, int]) -> str:
     part = _part(pattern)
     if part in outside:
-        return f"stage.train names {pattern!r}, but this encoder is always frozen (its batch norm is): remove it"
+        return f"stage.train names {pattern!r}, but this encoder, a CNN, is always frozen: remove it"
     known = sorted({".".join(n.split(".")[:k]) for n in names for k in (1, 2)} - {n for n in names if n.count(".") < 1})
     near = difflib.get_close_matches(pattern, known, 1)
     hint = f"did you mean `{near[0]}`?" if near else f"known parts: {', '.join(sorted({_part(n) for n in names}))}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from configs.encoders import EfficientNetLite0, ViT
+from configs.encoders import Cnn, ViT
 from configs.errors import RunError, UserError
 from configs.schema import TrainRecipe
 from data_pipeline.stream.read.dataset import Dataset
@@ -21,7 +21,7 @@ from pretrain.engine import Engine
 from pretrain.features import FeatureCache
 from pretrain.guard import Guard
 from pretrain.mesh import Mesh
-from pretrain.model.cnn import count_parameters
+from pretrain.model.frozen import count_parameters
 from pretrain.model.vlm import VisionLanguageModel, make_model
 from pretrain.reading import GroupLoader
 from pretrain.zero_config import born
@@ -33,7 +33,7 @@ def make_features(recipe: TrainRecipe, mesh: Mesh, say: Say) -> FeatureCache | N
     """The frozen CNN's features of all sources, computed where missing; None where pixels are trained on."""
     if not recipe.data.cache_features:
         return None
-    if not isinstance(recipe.model.encoder, EfficientNetLite0):
+    if not isinstance(recipe.model.encoder, Cnn):
         raise UserError("data.cache_features is for a frozen CNN encoder: set it to false for this encoder")
     cache = FeatureCache(recipe.model, [Dataset(source.path) for source in recipe.data.sources])
     start = time.perf_counter()
@@ -60,7 +60,7 @@ def born_model(recipe: TrainRecipe, mesh: Mesh, vocabulary: int) -> VisionLangua
 def frozen_outside(recipe: TrainRecipe) -> dict[str, int]:
     """Parts that are no parameters of the model (a frozen CNN) and their number of elements."""
     encoder = recipe.model.encoder
-    return {"encoder": count_parameters(encoder.feature)} if isinstance(encoder, EfficientNetLite0) else {}
+    return {"encoder": count_parameters(encoder)} if isinstance(encoder, Cnn) else {}
 
 
 @dataclass(frozen=True)

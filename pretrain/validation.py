@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from configs.encoders import EfficientNetLite0
+from configs.encoders import Cnn
 from configs.schema import TrainRecipe
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.collate import Ready, collate
@@ -32,7 +32,7 @@ class Validation:
     def __init__(self, recipe: TrainRecipe, mesh: Mesh, engine: Engine, model: VisionLanguageModel, chat: Chat):
         self.recipe, self.mesh, self.engine, self.model, self.chat = recipe, mesh, engine, model, chat
         self.geometry = geometry_of(recipe.model)
-        self.cnn = isinstance(recipe.model.encoder, EfficientNetLite0)
+        self.cnn = isinstance(recipe.model.encoder, Cnn)
         self.dataset: Dataset | None = None
         self.features: FeatureCache | None = None
         if recipe.evaluate.source is None:

@@ -14,7 +14,7 @@ docs/estimate.md explains each formula; tests compare them with real engines.
 ops.py          operations that parts are made of: linears, norms, attention, lookup, loss
 vit.py          the native-resolution ViT as operations
 grid_vit.py     the ViT on a learned grid as operations
-cnn.py          the frozen EfficientNet-Lite0
+cnn.py          the frozen networks: EfficientNet-Lite0, ResNet, ConvNeXt
 projector.py    projectors of single tokens as operations
 queries.py      projectors with a fixed number of tokens a view
 decoder.py      the decoder as operations, with a visual expert if there is one

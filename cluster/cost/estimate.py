@@ -6,16 +6,16 @@ from math import ceil
 from typing import Any
 
 from cluster.cost.activations import Activations, Numbers, activations
-from cluster.cost.cnn import CHANNELS
+from cluster.cost.cnn import channels
 from cluster.cost.gathers import Gathers, gathers
 from cluster.cost.load import Load, Rows, Stretch
 from cluster.cost.ops import Convolutions
 from cluster.cost.parts import Model, make_model
-from cluster.cost.seconds import Device, MicroSeconds, StepSeconds, device_of, micro_seconds, step_seconds
+from cluster.cost.seconds import Device, MicroSeconds, StepSeconds, around, device_of, micro_seconds, step_seconds
 from cluster.cost.states import States, states
 from cluster.cost.traffic import Message, batches, control, counts, data_parallel, group_sizes, tensor_parallel
 from cluster.cost.work import passes, useful_flops
-from configs.encoders import EfficientNetLite0
+from configs.encoders import Cnn
 from configs.schema import TrainRecipe
 from configs.site import HardwareConfig
 
@@ -170,6 +170,7 @@ class Estimator:
             self.devices_per_node(setting.ranks),
             updated,
             self.imbalance(setting),
+            around(model, hardware, setting.zero, dp),
         )
         row = self.rows.mean.scaled(setting.shorter)
         return Estimate(
@@ -201,12 +202,12 @@ class Estimator:
         return made + control(setting.zero, tp, dp, groups, weight) + counts(setting.ranks)
 
     def _picture_bytes(self) -> tuple[float, float, float]:
-        """Bytes of a patch, of a cached feature, and of a CNN's pixels for one visual token."""
+        """Bytes of a patch, of an output that is cached, and of a CNN's pixels for one cell."""
         encoder = self.recipe.model.encoder
-        if not isinstance(encoder, EfficientNetLite0):
+        if not isinstance(encoder, Cnn):
             return 3.0 * encoder.patch**2, 0.0, 0.0
         if self.recipe.data.cache_features:
-            return 0.0, 2.0 * CHANNELS[encoder.feature], 0.0
+            return 0.0, 2.0 * channels(encoder) * self.recipe.model.merge**2, 0.0
         return 0.0, 0.0, 3.0 * encoder.patch**2
 
     def _memory(self, held: States, kept: Activations, gathered: Gathers | None, setting: Setting) -> dict[str, float]:

@@ -230,11 +230,12 @@ class Loss(Operation):
 class Convolutions(Operation):
     """A frozen network of convolutions outside the trained parameters, fp32, whole on every rank.
 
-    `elements` are what it holds (batch norms folded in), `flops` forward for one output position.
+    `elements` are what it holds (batch norms folded in), `flops` forward for one cell of `pixels` pixels.
     """
 
     elements: int
     flops: float
+    pixels: int = 32 * 32
 
 
 Op = Linear | Norm | HeadNorm | Attend | Cross | Activation | Scale | Lookup | Repeated | Places | Loss | Convolutions

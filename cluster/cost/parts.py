@@ -8,11 +8,18 @@ from typing import Any
 from cluster.cost import cnn, decoder, grid_vit, projector, queries, vit
 from cluster.cost.flow import Flow, flow_of
 from cluster.cost.ops import Module, Repeated, Weight
+from configs.encoders import Cnn
 from configs.model import ModelConfig
 from configs.patterns import matchers
 from configs.resolutions import AnyresResolution
 
-ENCODERS: dict[str, Any] = {"native_vit": vit, "vit": grid_vit, "efficientnet_lite0": cnn}
+ENCODERS: dict[str, Any] = {
+    "native_vit": vit,
+    "vit": grid_vit,
+    "efficientnet_lite0": cnn,
+    "resnet": cnn,
+    "convnext": cnn,
+}
 """`type` of an encoder -> module with `modules(config, tp)` and `channels(config)`."""
 PROJECTORS: dict[str, Callable[[Any, int, int], list[Module]]] = {
     "linear": projector.linear,
@@ -94,7 +101,7 @@ def make_model(
 
 def frozen_outside(config: ModelConfig) -> int:
     """Elements of a network that is no parameter of the model (a frozen CNN), as the freeze table counts them."""
-    return cnn.parameters(config.encoder) if config.encoder.type == "efficientnet_lite0" else 0
+    return cnn.parameters(config.encoder) if isinstance(config.encoder, Cnn) else 0
 
 
 def parameters_by_module(model: Model, outside: int = 0) -> dict[str, dict[str, int]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.cost.load import Load, Stretch
-from configs.encoders import EfficientNetLite0, NativeViT, ViT
+from configs.encoders import Cnn, NativeViT, ViT
 from configs.model import ModelConfig
 
 BUCKET_WASTE, SHORT = 1.3, 512
@@ -66,11 +66,16 @@ def seen(model: ModelConfig, grids: Sequence[tuple[float, float]]) -> dict[str, 
     """Fields of a load by rows and columns of (merged) cells of each view; without views those of the model's dummy.
 
     Returns:
-        patches, windows, cells, outputs, views, resized. A CNN and cached features have no patches.
+        patches, windows, cells, outputs, views, resized. A CNN has cells alone, and none in a dummy.
     """
     encoder, merge = model.encoder, model.merge
-    if isinstance(encoder, EfficientNetLite0):
-        return {"outputs": sum(rows * columns for rows, columns in grids), "views": len(grids)}
+    if isinstance(encoder, Cnn):
+        cells = sum(rows * columns for rows, columns in grids)
+        return {
+            "cells": cells * merge**2,
+            "outputs": len(grids) if model.pooled else cells,
+            "views": len(grids),
+        }
     extra = int(isinstance(encoder, ViT) and encoder.class_token != "none")
     shapes = [(rows * merge, columns * merge) for rows, columns in grids]
     if not shapes:  # a dummy: one merged cell, all of whose patches stand at one place

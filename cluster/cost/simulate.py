@@ -71,7 +71,7 @@ def step_times(estimator: Estimator, estimate: Estimate, steps: int, seed: int) 
     slow = [1 + SLOWER if rng.random() < SLOW_SHARE else 1.0 for _ in range(setting.ranks)]
     lasting = [max(slow[r * setting.tp : (r + 1) * setting.tp]) for r in range(dp)]
     seconds = estimate.seconds
-    around = seconds.exposed + seconds.update + seconds.host
+    around = seconds.exposed + seconds.update + seconds.host + seconds.engine
     times, lost, place = [], {"rows": 0.0, "jitter and slow ranks": 0.0}, 0
     for _ in range(steps):
         total = mean = even = 0.0

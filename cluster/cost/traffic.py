@@ -141,7 +141,7 @@ def batches(load: Load, patch_bytes: float, channel_bytes: float, pixels: float,
     """The reading rank's batch, sent to its TP group: ids, targets, weights, positions, pictures, and a header.
 
     Args:
-        patch_bytes: of one patch's pixels. channel_bytes: of one cached feature. pixels: of one visual token (a CNN).
+        patch_bytes: of one patch's pixels. channel_bytes: of one output that is cached. pixels: of one cell (a CNN).
     """
     if tp == 1:
         return []
@@ -149,7 +149,7 @@ def batches(load: Load, patch_bytes: float, channel_bytes: float, pixels: float,
     body = load.text.positions * per_position + load.visual * INT64 * (2 if load.ordered else 1)
     if load.pictures:
         body += load.cells * (patch_bytes + 2 * FP32 if patch_bytes else 0.0)
-        body += load.outputs * (channel_bytes + pixels) + load.views * (2 * FP32 + INT64)
+        body += load.outputs * channel_bytes + load.cells * pixels + load.views * (2 * FP32 + INT64)
     body += load.newlines * INT64 + load.samples * 3 * INT64
     return [Message("batch", "broadcast", "tp", body + 1000 + 120 * load.samples, 4)]
 

@@ -32,12 +32,14 @@ OPTIMIZER_BYTES = 100
 
 @dataclass(frozen=True)
 class Kernel:
-    """One operation of one pass: matrix FLOPs, attention FLOPs, bytes moved, kernels started."""
+    """One operation of one pass: matrix FLOPs, attention FLOPs, bytes that these products move, kernels started, and
+    bytes that kernels of their own move (casts, copies, elementwise work)."""
 
     matrix: float = 0.0
     attention: float = 0.0
     moved: float = 0.0
     kernels: float = 1.0
+    beside: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,10 @@ def kernels(step: Step, module: Module, load: Load, tp: int, numbers: Numbers) -
         inputs, outputs = op.inputs / (tp if op.cut == "row" else 1), op.outputs / (tp if op.cut == "column" else 1)
         flops = 2.0 * n * inputs * outputs
         moved = (n * (inputs + outputs) + inputs * outputs) * m
-        if numbers.weight != m:
-            moved += inputs * outputs * (numbers.weight + m)  # the weight is cast
+        cast = inputs * outputs * (numbers.weight + m) if numbers.weight != m else 0.0  # of the weight
         times = live + trained
-        back = Kernel(flops * times, moved=moved * times, kernels=2.0 * times) if times else None
-        return Kernel(flops, moved=moved, kernels=2.0), back
+        back = Kernel(flops * times, 0.0, moved * times, 2.0 * times, cast * times) if times else None
+        return Kernel(flops, 0.0, moved, 2.0, cast), back
     if isinstance(op, Attend):
         return _attention(op, module, load, tp, numbers, live)
     if isinstance(op, Cross):
@@ -88,20 +89,20 @@ def kernels(step: Step, module: Module, load: Load, tp: int, numbers: Numbers) -
     if isinstance(op, Loss):
         flops = 2.0 * n * op.width * op.vocabulary / tp
         # The head's weight is cut; its gradient is computed where it is trained.
-        back = Kernel(flops * (live + trained), moved=backward, kernels=8) if live or trained else None
-        return Kernel(flops, moved=forward, kernels=12), back
+        back = Kernel(flops * (live + trained), beside=backward, kernels=8) if live or trained else None
+        return Kernel(flops, beside=forward, kernels=12), back
     if isinstance(op, Convolutions):
-        return Kernel(n * op.flops, moved=forward, kernels=160), None
-    ahead = Kernel(moved=forward, kernels=kernels_each)
-    return ahead, Kernel(moved=backward, kernels=2 * kernels_each) if step.back else None
+        return Kernel(n * op.flops, beside=forward, kernels=160), None
+    ahead = Kernel(beside=forward, kernels=kernels_each)
+    return ahead, Kernel(beside=backward, kernels=2 * kernels_each) if step.back else None
 
 
 def _cross(op: Cross, n: float, load: Load, numbers: Numbers, live: bool) -> tuple[Kernel, Kernel | None]:
     """As attention, on the keys of each view."""
     wide, keys, views = op.heads * op.head, keys_of(op, load), load.positions("views")
     flops, moved = 4.0 * n * keys / views * wide, 2.0 * (n + keys) * wide * numbers.attention
-    forward = Kernel(attention=flops, moved=moved, kernels=12)
-    return forward, Kernel(attention=2.5 * flops, moved=2 * moved, kernels=18) if live else None
+    forward = Kernel(attention=flops, beside=moved, kernels=12)
+    return forward, Kernel(attention=2.5 * flops, beside=2 * moved, kernels=18) if live else None
 
 
 def _attention(
@@ -114,8 +115,10 @@ def _attention(
     turning = 6.0 * n * (wide + kv) * numbers.math * op.rotated
     copies = 8.0 * stretch.gathered * wide * numbers.attention if stretch.padded else 4.0 * n * wide * numbers.math
     started = 12 + 8 * stretch.calls
-    forward = Kernel(attention=flops, moved=turning + copies, kernels=started)
-    return forward, Kernel(attention=2.5 * flops, moved=2 * (turning + copies), kernels=1.5 * started) if live else None
+    forward = Kernel(attention=flops, beside=turning + copies, kernels=started)
+    return forward, Kernel(
+        attention=2.5 * flops, beside=2 * (turning + copies), kernels=1.5 * started
+    ) if live else None
 
 
 def _elementwise(op: Op, n: float, tp: int, numbers: Numbers) -> tuple[float, float, float]:
@@ -141,7 +144,7 @@ def _elementwise(op: Op, n: float, tp: int, numbers: Numbers) -> tuple[float, fl
         size = n * op.vocabulary / tp
         return size * (m + 8 * FP32), size * (m + 4 * FP32), 12
     if isinstance(op, Convolutions):
-        return n * 32 * 32 * 3 * 4 * 20.0, 0.0, 160
+        return n * op.pixels * 3 * 4 * 20.0, 0.0, 160
     return 0.0, 0.0, 1
 
 

@@ -9,7 +9,8 @@ class Job:
     """One command that a scheduler is to run.
 
     `words` are those of `looksay` without the word itself; `{task}` or `{task:05}` in them is the number of an array's task.
-    `folder` holds script and log; `shown` is the command that made this job.
+    `folder` holds script and log; `shown` is the command that made this job. `own_ray_mb`: the nodes form a Ray of their own for
+    it, with an object store of so many MiB each.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Job:
     ranks_per_node: int | None = None
     array: str | None = None
     after: tuple[str, ...] = ()
+    own_ray_mb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class State:
 
 class Scheduler(Protocol):
     """What `looksay submit | status | cancel` ask of a scheduler."""
+
+    @property
+    def where(self) -> dict[str, str]:
+        """What `status` and `cancel` need to find it again."""
 
     def render(self, job: Job) -> str:
         """The script, for people and for the scheduler."""

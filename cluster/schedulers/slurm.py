@@ -23,6 +23,10 @@ class Slurm:
     def __init__(self, config: SchedulerConfig, site: str):
         self.config, self.site = config, site
 
+    @property
+    def where(self) -> dict[str, str]:
+        return {}
+
     def render(self, job: Job) -> str:
         return render(job, self.config)
 

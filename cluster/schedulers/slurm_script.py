@@ -14,6 +14,22 @@ from configs.scheduler import SchedulerConfig
 
 LOG, ARRAY_LOG = "slurm-%j.out", "slurm-%A_%a.out"
 
+STAGING = """
+# The environment goes to each node's own disk: thousands of small files are slow to import from a shared one.
+staged={folder}/looksay-"$(id -u)-$SLURM_JOB_ID"
+on_each_node() {{
+    srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --cpu-bind=none bash -c "$@"
+}}
+on_each_node 'mkdir -p -m 700 "$2" && tar -xf "$1" -C "$2" && "$2/bin/python" -c ""' stage {archive} "$staged" || {{
+    echo "looksay: the environment could not be unpacked on a node: see scheduler.stage_env of the site file"
+    exit 1
+}}
+"""
+STAGED_PYTHON = '"$staged/bin/python"'
+STAGED = f"{STAGED_PYTHON} -P -m pretrain.cli.main"
+UNSTAGE = """
+on_each_node 'rm -rf "$1"' unstage "$staged"
+"""
 ENDING = """
 # Shortly before the time limit SLURM sends USR1 to this shell, which hands it on: ranks write a checkpoint and end with {requeue}.
 asked=0 signalled=0
@@ -25,7 +41,7 @@ while :; do
     code=$?
     [ "$signalled" = 1 ] || break # a signal interrupts wait
 done
-
+{unstage}
 # {requeue}: another start goes on. Above 128: a signal ended it, which is fine if it was ours. All else is a failure and stays one.
 again=0
 [ "$code" -eq {requeue} ] && again=1
@@ -56,13 +72,21 @@ def render(job: Job, site: SchedulerConfig) -> str:
         lines.append(f"export {name}={shlex.quote(value)}")
     if job.ranks_per_node is not None:
         lines.append(f"export {RANKS_PER_NODE}={job.ranks_per_node}")
-    lines += ["", "# One launcher a node; it starts the node's ranks, and a log of each lies beside this job's."]
+    stage = site.stage_env
+    if stage is not None:
+        quoted = {"folder": shlex.quote(stage.folder), "archive": shlex.quote(_as_path(stage.archive))}
+        lines += STAGING.format(nodes=job.nodes, **quoted).splitlines()
+    if job.own_ray_mb is not None:
+        lines += ["", "# The nodes form a Ray of their own; the command runs on the first, and Ray ends with it."]
+    else:
+        lines += ["", "# One launcher a node; it starts the node's ranks, and a log of each lies beside this job's."]
     lines += [
         f"srun {' '.join(_srun(job, site))} \\",
-        f"    {shell_line([*_program(job, site), *job.words])} &",
+        f"    {_started(job, site)} {shell_line(job.words)} &",
         "step=$!",
     ]
-    return "\n".join(lines) + "\n" + ENDING.format(requeue=REQUEUE, most=site.max_requeues)
+    unstage = UNSTAGE if stage is not None else ""
+    return "\n".join(lines) + "\n" + ENDING.format(requeue=REQUEUE, most=site.max_requeues, unstage=unstage)
 
 
 def log_of(job: Job, number: str) -> str:
@@ -119,15 +143,36 @@ def _srun(job: Job, site: SchedulerConfig) -> Iterator[str]:
         yield shlex.quote(f"--container-workdir={job.cwd}")
 
 
-def _program(job: Job, site: SchedulerConfig) -> list[str]:
-    """The words that call looksay on a node."""
-    command = [site.looksay] if site.looksay else ["looksay"] if site.container else own_command()
+def _inside(job: Job, site: SchedulerConfig) -> list[str]:
+    """Words before a command that runs in the site's image."""
     if site.container is None or site.container.runtime != "apptainer":
-        return command
+        return []
     words = ["apptainer", "exec", *(["--nv"] if site.gpus_per_node else []), "--pwd", job.cwd]
     for mount in (job.cwd, *site.container.mounts):
         words += ["--bind", mount]
-    return [*words, site.container.image, *command]
+    return [*words, site.container.image]
+
+
+def _started(job: Job, site: SchedulerConfig) -> str:
+    """What calls looksay on a node, quoted for the shell, behind what makes a Ray of the nodes."""
+    if site.stage_env is not None:  # the folder's name is known on the node only
+        own = f"{STAGED_PYTHON} {shell_line(_own_ray(job))} " if job.own_ray_mb is not None else ""
+        return own + STAGED
+    command = [site.looksay] if site.looksay else ["looksay"] if site.container else own_command()
+    own_words = [python_of(site), *_own_ray(job)] if job.own_ray_mb is not None else []
+    return shell_line([*_inside(job, site), *own_words, *command])
+
+
+def _own_ray(job: Job) -> list[str]:
+    words = ["-P", "-m", "cluster.rayjobs.own", "--folder", job.folder]
+    return [*words, "--store-mb", str(job.own_ray_mb), "--"]
+
+
+def python_of(site: SchedulerConfig) -> str:
+    """The Python that has looksay on the nodes."""
+    if site.looksay:
+        return str(Path(site.looksay).with_name("python")) if "/" in site.looksay else "python3"
+    return "python3" if site.container else sys.executable
 
 
 def own_command() -> list[str]:

@@ -44,5 +44,6 @@ build_page.py  the log as a page
 build_plots.py its charts
 statistics.py  what shards hold, as sums
 verify.py      conservation of rows and every hash, down to each member
+shared.py     how many inodes a dataset takes, and whether the group can read it
 gallery.py     a summary for the terminal, a page of pictures for a browser
 """

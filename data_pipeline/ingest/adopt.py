@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import xxhash
 from tqdm import tqdm
 
 from configs.errors import UserError
+from configs.mounts import is_network
 from data_pipeline.ingest.header import PictureError, read_header
 from data_pipeline.ingest.sources.rows import BadRow, parse_object
 from data_pipeline.ingest.sources.tar_members import PACKED, Member
@@ -124,8 +125,7 @@ def index_tar(path: Path) -> Indexed:
         if kind is not None:
             raise UserError(f"{path} is compressed ({kind}): unpack it to a plain tar first")
         stream.seek(0)
-        memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if size else None
-        view = memoryview(memory) if memory is not None else memoryview(b"")
+        view = memoryview(_bytes_of(stream, size))
         sha = hashlib.sha256(view).hexdigest()
         for found in groups(stream, view):
             if isinstance(found, Lost):
@@ -146,6 +146,15 @@ def index_tar(path: Path) -> Indexed:
     put(f"{base}.outcomes.parquet", told)
     hashes = {"tar": sha, "index": hashlib.sha256(index).hexdigest(), "outcomes": hashlib.sha256(told).hexdigest()}
     return Indexed(ShardEntry(path.stem, len(rows), len(outcomes), size, hashes), pictures, rejected)
+
+
+def _bytes_of(stream: BinaryIO, size: int) -> "bytes | mmap.mmap":
+    """A tar, mapped; on a network's file system read whole, so that memory for one tar a process is needed."""
+    if size and not is_network(str(stream.name)):
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    found = stream.read()
+    stream.seek(0)
+    return found
 
 
 def _row(group: Group, view: memoryview) -> dict[str, Any] | Reject:

@@ -2,7 +2,9 @@
 
 import contextlib
 import getpass
+import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +13,10 @@ from configs.errors import UserError
 from configs.ingest import RayConfig
 
 _WORKERS = ("PYTHONSAFEPATH", "RAY_USAGE_STATS_ENABLED", "PYTHONPATH", "WDS_SECURE")
-AUTH = "RAY_AUTH_MODE"
 """Environment that workers inherit; the driver gets its own back."""
+AUTH, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+_OWN_TOKEN = secrets.token_hex(32)
+"""Of the local Ray: the one that Ray itself would leave in ~/.ray may be readable by others."""
 
 
 def _python_path() -> str:
@@ -26,9 +30,9 @@ def _python_path() -> str:
 
 @contextlib.contextmanager
 def local_ray(config: RayConfig) -> Iterator[None]:
-    """A Ray inside: the one that runs already in this process, the cluster at `address`, or a local one.
+    """A Ray inside: the one that runs already in this process, the cluster at `address` or RAY_ADDRESS, or a local one.
 
-    The local one listens on loopback only, has no dashboard, and ends with the outermost `with`. Ray would put the
+    The local one listens on loopback, wants a token, has no dashboard, and ends with the outermost `with`. Ray would put the
     driver's working folder on its workers' path, where a user's own `configs/` could shadow ours: so it starts from
     an empty folder and with Python's safe path on.
 
@@ -43,7 +47,8 @@ def local_ray(config: RayConfig) -> Iterator[None]:
         return
     here = os.getcwd()
     neutral = tempfile.mkdtemp(prefix="looksay-ray-")
-    before = {name: os.environ.get(name) for name in (*_WORKERS, AUTH)}
+    address = config.address or _address_around()
+    before = {name: os.environ.get(name) for name in (*_WORKERS, AUTH, TOKEN)}
     os.environ |= {
         "PYTHONSAFEPATH": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -53,9 +58,11 @@ def local_ray(config: RayConfig) -> Iterator[None]:
     temporary = os.path.join(tempfile.gettempdir(), f"looksay-{getpass.getuser()}-{os.getpid()}")
     try:
         os.chdir(neutral)
-        if config.address:
-            _join(config.address)
+        if address:
+            _join(address)
         else:
+            os.environ |= {AUTH: "token", TOKEN: _OWN_TOKEN}
+            _read_auth_again()
             ray.init(
                 num_cpus=config.workers or os.cpu_count() or 1,
                 object_store_memory=config.object_store_mb * 2**20,
@@ -76,7 +83,8 @@ def local_ray(config: RayConfig) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        if not config.address:
+        _read_auth_again()
+        if not address:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -86,13 +94,39 @@ def _has_token() -> bool:
     return bool(given) or os.path.exists(os.path.expanduser("~/.ray/auth_token"))
 
 
+def _address_around() -> str | None:
+    """Ray's own variable: set in its jobs, and in ours that bring a Ray along. `local` asks for a new one."""
+    given = os.environ.get("RAY_ADDRESS")
+    return given if given and given != "local" else None
+
+
+def _read_auth_again() -> None:
+    """Ray looks at RAY_AUTH_* when it is imported, and keeps the token. Its older versions know neither."""
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _environment_of_job() -> dict[str, str]:
+    """What the Ray job that this process drives gives its workers anyway; Ray refuses to be told twice."""
+    try:
+        told = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    except ValueError:
+        return {}
+    return dict(told.get("runtime_env", {}).get("env_vars", {}))
+
+
 def _join(address: str) -> None:
     import ray
 
-    environment = {name: os.environ[name] for name in _WORKERS if os.environ.get(name)}
+    taken = _environment_of_job()
+    environment = {name: os.environ[name] for name in _WORKERS if os.environ.get(name) and name not in taken}
     # `ray start --head` asks for a token as soon as its user has one; `ray.init` shows it only when told to.
     if AUTH not in os.environ and _has_token():
         os.environ[AUTH] = "token"
+    _read_auth_again()
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env={"env_vars": environment})
     except (ConnectionError, ValueError, RuntimeError) as error:

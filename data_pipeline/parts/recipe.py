@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from configs.encoders import EfficientNetLite0, ViT
+from configs.encoders import Cnn, ViT
 from configs.schema import TrainRecipe
 from data_pipeline.parts.cache import Scope
 from data_pipeline.parts.name import Part, part_of
@@ -11,7 +11,7 @@ from data_pipeline.parts.name import Part, part_of
 def parts_of(recipe: TrainRecipe) -> list[tuple[Part, Scope]]:
     """What a machine with a network must bring before the recipe can run without one; what lies here as a path is not asked for."""
     named: list[tuple[str | None, Scope]] = [(recipe.data.tokenizer, "tokenizer")]
-    if isinstance(recipe.model.encoder, EfficientNetLite0 | ViT):
+    if isinstance(recipe.model.encoder, Cnn | ViT):
         named.append((recipe.model.encoder.weights, "model"))
     named.append((recipe.model.decoder.weights, "model"))
     found: list[tuple[Part, Scope]] = []

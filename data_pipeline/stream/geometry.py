@@ -51,6 +51,8 @@ class Geometry:
     """Tokens of a view where their number is fixed, whatever its cells (Q-Former, resampler)."""
     extra: int = 0
     """Tokens of a view besides its cells (a class token that is kept; CogVLM's two ends)."""
+    pooled: bool = False
+    """The encoder makes one token of each view, the mean of its cells."""
     positions: Literal["plain", "mrope", "shared"] = "plain"
     """How positions go on behind a picture: see positions.py."""
     first_position: int = 0
@@ -79,9 +81,13 @@ class Geometry:
         """Visual tokens along a side of a square view."""
         return max(1, round(self.size / self.cell))
 
+    def view_outputs(self, cells: int) -> int:
+        """What the encoder makes of a view of so many (merged) cells."""
+        return 1 if self.pooled else cells
+
     def view_tokens(self, cells: int) -> int:
         """Tokens of a view of so many (merged) cells."""
-        return self.queries or cells + self.extra
+        return self.queries or self.view_outputs(cells) + self.extra
 
 
 def geometry_of(model: ModelConfig) -> Geometry:
@@ -91,6 +97,7 @@ def geometry_of(model: ModelConfig) -> Geometry:
         _pictures(model),
         queries=model.queries,
         extra=model.extra,
+        pooled=model.pooled,
         positions=positions if positions in ("mrope", "shared") else "plain",
         first_position=decoder.first_position,
         prefix=decoder.attention == "prefix",

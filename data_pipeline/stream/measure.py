@@ -27,11 +27,11 @@ def measure(widths: ArrayLike, heights: ArrayLike, geometry: Geometry) -> tuple[
     if len(wide) and (wide.min() < 1 or high.min() < 1):
         worst = int(np.argmin(np.minimum(wide, high)))
         raise ValueError(f"a picture of {wide[worst]} x {high[worst]} pixels has no grid")
-    tokens, outputs = np.empty(len(wide), np.int64), np.empty(len(wide), np.int64)
+    tokens, cells = np.empty(len(wide), np.int64), np.empty(len(wide), np.int64)
     for start in range(0, len(wide), BLOCK):
         part = slice(start, start + BLOCK)
-        tokens[part], outputs[part] = _block(wide[part], high[part], geometry)
-    return tokens, outputs * geometry.merge**2
+        tokens[part], cells[part] = _block(wide[part], high[part], geometry)
+    return tokens, cells * geometry.merge**2
 
 
 def _block(wide: Ints, high: Ints, geometry: Geometry) -> tuple[Ints | int, Ints | int]:
@@ -47,7 +47,7 @@ def _block(wide: Ints, high: Ints, geometry: Geometry) -> tuple[Ints | int, Ints
     if geometry.mode == "row_column":
         return _row_column(wide, high, geometry)
     count = _native(wide.astype(np.float64), high.astype(np.float64), geometry).astype(np.int64)
-    return count, count
+    return 1 if geometry.pooled else count, count
 
 
 def _native(wide: Floats, high: Floats, geometry: Geometry) -> Floats:

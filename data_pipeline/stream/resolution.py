@@ -59,7 +59,7 @@ class PictureLayout:
     tokens: int
     """Positions that it fills in a row, newlines among them."""
     outputs: int
-    """(Merged) cells of its views; more than are used where padding is dropped."""
+    """(Merged) cells of its views, or one of each where it is pooled; more than are used where padding is dropped."""
     patches: int
     unpadded: tuple[int, int, int, int] | None = None
     """Anyres: (first row, end, first column, end) of the tiles' joint grid of tokens that are kept."""
@@ -97,17 +97,17 @@ def picture_layout(width: int, height: int, geometry: Geometry, budget: int | No
         return _row_column(width, height, geometry, budget)
     if geometry.mode == "square":
         return _square(width, height, geometry)
-    rows, columns = grid_of(width, height, geometry, budget)
+    rows, columns = grid_of(width, height, geometry, None if geometry.pooled else budget)
     count, size = rows * columns, (columns * geometry.cell, rows * geometry.cell)
-    tokens, patches = geometry.view_tokens(count), count * geometry.merge**2
-    return PictureLayout((Canvas(*size, 0, 0, size),), (View(0, 0, 0, rows, columns),), tokens, count, patches)
+    tokens, outputs, patches = geometry.view_tokens(count), geometry.view_outputs(count), count * geometry.merge**2
+    return PictureLayout((Canvas(*size, 0, 0, size),), (View(0, 0, 0, rows, columns),), tokens, outputs, patches)
 
 
 def least_tokens(geometry: Geometry) -> int:
     """Tokens that any picture can be brought down to."""
     square = geometry.side**2
     if geometry.mode == "native":
-        return geometry.min_tokens
+        return 1 if geometry.pooled else geometry.min_tokens
     if geometry.mode == "tiles":
         return tiles_tokens(geometry.min_tiles, geometry)
     if geometry.mode == "row_column":
@@ -129,8 +129,8 @@ def _square(width: int, height: int, geometry: Geometry) -> PictureLayout:
         wide, high = (pixels, long) if width <= height else (long, pixels)
         canvas = Canvas(wide, high, -((wide - pixels) // 2), -((high - pixels) // 2), size)
     views, patches = (View(0, 0, 0, side, side),), count * geometry.merge**2
-    tokens = geometry.view_tokens(count)
-    return PictureLayout((canvas,), views, tokens, count, patches, filter=geometry.filter, fill=geometry.fill)
+    tokens, outputs = geometry.view_tokens(count), geometry.view_outputs(count)
+    return PictureLayout((canvas,), views, tokens, outputs, patches, filter=geometry.filter, fill=geometry.fill)
 
 
 # ---- tiles ---------------------------------------------------------------------------------------------------
@@ -162,14 +162,14 @@ def _tiles(width: int, height: int, geometry: Geometry, budget: int | None) -> P
         distance = abs(aspect - columns / rows)
         if distance < nearest or (distance == nearest and area > 0.5 * geometry.size**2 * columns * rows):
             nearest, best = distance, (columns, rows)
-    columns, rows = best
-    canvases, views = _tile_views(rows, columns, 0, geometry)
+    canvases, views = _tile_views(best[1], best[0], 0, geometry)
     if geometry.thumbnail and len(views) > 1:
         canvases.append(_square_canvas(geometry))
         views.append(View(1, 0, 0, geometry.side, geometry.side))
-    count = len(views) * geometry.side**2
-    tokens, patches = len(views) * geometry.view_tokens(geometry.side**2), count * geometry.merge**2
-    return PictureLayout(tuple(canvases), tuple(views), tokens, count, patches, filter=geometry.filter)
+    count, cells = len(views), geometry.side**2
+    each = (geometry.view_tokens(cells), geometry.view_outputs(cells), cells * geometry.merge**2)
+    tokens, outputs, patches = (count * n for n in each)
+    return PictureLayout(tuple(canvases), tuple(views), tokens, outputs, patches, filter=geometry.filter)
 
 
 def _square_canvas(geometry: Geometry) -> Canvas:

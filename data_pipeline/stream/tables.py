@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from configs.encoders import EfficientNetLite0
+from configs.encoders import Cnn
 from configs.schema import TrainRecipe
 from data_pipeline.stream.chat import Chat
 from data_pipeline.stream.counts.lengths import DatasetLengths, Policy
@@ -60,7 +60,7 @@ def open_sources(recipe: TrainRecipe) -> Sources:
         [source.label for source in data.sources],
         chat,
         geometry,
-        isinstance(recipe.model.encoder, EfficientNetLite0),
+        isinstance(recipe.model.encoder, Cnn),
     )
 
 

@@ -26,4 +26,5 @@ estimate_text.py  its results as trees for programs and tables for people
 submit.py     submit, status, cancel
 stages_of.py  a command line as a job of a cluster
 preflight.py  what a training recipe needs, checked without torch
+doctor.py        looksay doctor
 """

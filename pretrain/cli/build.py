@@ -141,6 +141,7 @@ def _build(args: argparse.Namespace) -> int:
     recipe = build_recipe_of(args.what, overrides_of(args))
     from data_pipeline.ingest.job import build
     from data_pipeline.ingest.rows_in import count_rows
+    from data_pipeline.ingest.shared import shared
     from data_pipeline.ingest.sources.inputs import describe
 
     if args.dry_run:
@@ -154,10 +155,14 @@ def _build(args: argparse.Namespace) -> int:
     manifest = build(recipe, progress=not args.json, extend=args.extend, retry_failed=args.retry_failed)
     totals = manifest.totals
     rejected = ", ".join(f"{n:,} {reason}" for reason, n in totals["rejected"].items()) or "0"
+    files = shared(recipe.output)
+    counted = f", {files.said}" if files else ""
+    told = {"output": recipe.output, "reused": manifest.reused, "version": manifest.version}
     emit(
-        {"output": recipe.output, "reused": manifest.reused, "version": manifest.version, **totals},
+        {**told, "inodes": files and files.inodes, **totals},
         f"{_did(args, manifest)} {recipe.output}: {totals['rows']:,} rows in, {totals['kept']:,} samples kept, "
-        f"rejected: {rejected}; {len(manifest.shards)} shards\nnext: looksay data show {recipe.output}",
+        f"rejected: {rejected}; {len(manifest.shards)} shards{counted}\n"
+        f"next: looksay data show {recipe.output}",
         args.json,
     )
     return DONE

@@ -101,12 +101,14 @@ def _add_tokenizer(verbs: Any) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from data_pipeline.ingest.shared import shared
     from data_pipeline.ingest.verify import verify
 
-    report = verify(args.dataset)
+    report, files = verify(args.dataset), shared(args.dataset)
     found = f"{len(report.problems)} problems" if report.problems else "every count and hash is right"
-    lines = [*report.problems, f"{args.dataset}: {report.shards} shards, {report.samples} samples: {found}"]
-    emit({"ok": not report.problems, **asdict(report)}, "\n".join(lines), args.json)
+    counted = f"; {files.said}" if files else ""
+    lines = [*report.problems, f"{args.dataset}: {report.shards} shards, {report.samples} samples: {found}{counted}"]
+    emit({"ok": not report.problems, "inodes": files and files.inodes, **asdict(report)}, "\n".join(lines), args.json)
     return FAILED if report.problems else DONE
 
 

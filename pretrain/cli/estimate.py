@@ -47,7 +47,11 @@ def add_verbs(groups: Any) -> None:
     )
     rows.add_argument("--text", type=count, default=TEXT, help=f"tokens of text of a sample (default {TEXT})")
     rows.add_argument("--labels", type=count, help="learned tokens of a sample (default: half of --text)")
-    rows.add_argument("--vocabulary", type=count, help=f"tokens of the tokenizer (default: its own, else {VOCABULARY})")
+    rows.add_argument(
+        "--vocabulary",
+        type=count,
+        help=f"tokens of the tokenizer (default: its own, else model.decoder.vocab_size, else {VOCABULARY})",
+    )
     add_set(parser)
     add_json(parser)
 
@@ -80,7 +84,7 @@ def estimator_of(args: argparse.Namespace) -> Any:
     hardware = load_hardware(args.site)
     recipe = _recipe(args)
     notes: list[str] = []
-    vocabulary = args.vocabulary or vocabulary_of(recipe)
+    vocabulary = args.vocabulary or vocabulary_of(recipe) or recipe.model.decoder.vocab_size
     if vocabulary is None:
         vocabulary = VOCABULARY
         notes.append(f"vocabulary: {VOCABULARY} assumed, {recipe.data.tokenizer} is not here (--vocabulary)")

@@ -142,7 +142,9 @@ def _traffic_lines(tree: dict[str, Any]) -> list[str]:
 
 def _time_lines(tree: dict[str, Any]) -> list[str]:
     seconds, checkpoint, inference = tree["seconds"], tree["checkpoint"], tree["inference"]
-    parts = ", ".join(f"{name} {seconds[name]:.4g}" for name in ("compute", "waiting", "exposed", "update", "host"))
+    parts = ", ".join(
+        f"{name} {seconds[name]:.4g}" for name in ("compute", "waiting", "exposed", "engine", "update", "host")
+    )
     return [
         f"step {seconds['total']:.4g} s ({parts}; {seconds['hidden']:.4g} of communication hidden)",
         f"{tree['tokens_per_s']:,.0f} real tokens/s, MFU {tree['mfu']:.1%}; {tree['steps']:,} steps in "

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from configs.errors import DONE, FAILED, USAGE, RunError, UserError
-from pretrain.cli import checkpoints, data, estimate, exchange, fetch, recipes, run, start, submit
+from pretrain.cli import checkpoints, data, doctor, estimate, exchange, fetch, recipes, run, start, submit
 from pretrain.cli.parser import Parser
 
 INTERRUPTED = 130
@@ -18,6 +18,7 @@ ABOUT = """From pairs of pictures and text to a model that answers questions abo
   start   demo        the whole job on real data, about ten minutes on two cores
           recipes     list, show, copy and compare recipes
           inspect     one sample as the model sees it
+          doctor      is this machine fit, and what to fix
           fetch       models, tokenizers and weights into the cache, where there is a network
   data    data build | index | verify | show | tokenizer | pack | stream
   run     train       a recipe's stage
@@ -50,7 +51,7 @@ def make_parser() -> Parser:
     groups = parser.add_subparsers(
         dest="verb", metavar="VERB", prog="looksay", help=argparse.SUPPRESS, parser_class=Parser
     )
-    for module in (start, recipes, data, run, checkpoints, exchange, fetch, estimate, submit):
+    for module in (start, recipes, data, run, checkpoints, exchange, fetch, estimate, submit, doctor):
         module.add_verbs(groups)
     return parser
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.gather import gather
 from cluster.place import find_node, find_place, world_of
-from configs.encoders import EfficientNetLite0, ViT
+from configs.encoders import Cnn, ViT
 from configs.errors import UserError
 from configs.load import load_recipe
 from configs.schema import TrainRecipe
@@ -90,7 +90,7 @@ def check_parts(recipe: TrainRecipe, begun: bool) -> None:
     """
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
     starts = not begun and recipe.stage.start_from is None
-    if isinstance(encoder, EfficientNetLite0) and encoder.weights is not None:  # frozen, so no checkpoint has it
+    if isinstance(encoder, Cnn) and encoder.weights is not None:  # frozen, so no checkpoint has it
         require_here(encoder.weights, "model.encoder.weights")
     if starts and isinstance(encoder, ViT) and encoder.weights is not None:
         require_here(encoder.weights, "model.encoder.weights")

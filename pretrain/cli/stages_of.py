@@ -65,6 +65,9 @@ def job_of(
     name, home, ranks = _READ[verb](space, first)
     several = verb in ("train", "evaluate")
     nodes = (args.nodes or (config.nodes if config else 1)) if several else 1
+    store = space.own_ray_mb if verb == "data build" and config is not None and config.type == "slurm" else None
+    if store is not None:
+        nodes = args.nodes or 1
     if several:
         site_ranks = (config.ranks_per_node or config.gpus_per_node) if config else None
         ranks = args.ranks_per_node or site_ranks or ranks
@@ -73,6 +76,11 @@ def job_of(
             raise UserError(
                 f"parallel.tp {tp} does not divide {nodes} nodes x {ranks} ranks: change --nodes or --ranks-per-node"
             )
+    if config is not None and config.working_dir is not None and not os.path.isabs(home):
+        raise UserError(
+            f"the job runs in a copy of scheduler.working_dir, where {home.removesuffix('/logs').removesuffix('.jobs')} would be "
+            "lost: name recipe, data and run by whole paths"
+        )
     folder = os.path.abspath(home)
     return Job(
         name=name,
@@ -84,6 +92,7 @@ def job_of(
         ranks_per_node=ranks if several else None,
         array=args.array,
         after=tuple(args.after),
+        own_ray_mb=store if nodes > 1 else None,
     )
 
 
@@ -126,6 +135,7 @@ def _read_build(space: Any, first: bool) -> tuple[str, str, int]:
 
     recipe = build_recipe_of(space.what, overrides_of(space))
     out = str(recipe.output)
+    space.own_ray_mb = None if recipe.ray.workers == 0 or recipe.ray.address else recipe.ray.object_store_mb
     return recipe.name, f"runs/{recipe.name}.jobs" if "://" in out else f"{out.rstrip('/')}.jobs", 1
 
 

@@ -32,7 +32,11 @@ def add_verbs(groups: Any) -> None:
         ],
     )
     submit.add_argument("--site", required=True, metavar="SITE", help="a site's name or YAML file, with a scheduler")
-    submit.add_argument("--nodes", type=count, help="nodes of train and evaluate (default: the site's scheduler.nodes)")
+    submit.add_argument(
+        "--nodes",
+        type=count,
+        help="nodes of train and evaluate (default: the site's scheduler.nodes), and of data build on SLURM (1)",
+    )
     submit.add_argument("--ranks-per-node", type=count, metavar="N", help="default: the site's, else its GPUs")
     submit.add_argument(
         "--time", metavar="TIME", help="limit of one start: 2:00:00 or 1-00:00:00 (default: the site's)"
@@ -87,9 +91,8 @@ def _submit(args: argparse.Namespace) -> int:
     ]
     if args.array and len(jobs) > 1:
         raise UserError(f"--array makes many jobs of one command: submit what comes after {THEN} with --after JOB")
-    if args.nodes and args.nodes > 1 and all(job.ranks_per_node is None for job in jobs):
-        verb = "data build" if args.command[0] == "data" else args.command[0]
-        raise UserError(f"{verb} runs on one node: leave out --nodes; for many builds at a time there is --array")
+    if args.nodes and args.nodes > 1 and all(job.nodes == 1 for job in jobs):
+        raise UserError(_one_node(args.command, config))
     if args.dry_run:
         texts = [scheduler.render(job) for job in jobs]
         emit(
@@ -105,13 +108,15 @@ def _submit(args: argparse.Namespace) -> int:
     before, told = tuple(args.after), []
     for number, job in enumerate(jobs):
         job = replace(job, after=before)
-        script = Path(job.folder) / f"submit-{time.strftime('%Y%m%d-%H%M%S')}-{number}.sh"
+        ending = "json" if config is not None and config.type == "ray" else "sh"
+        script = Path(job.folder) / f"submit-{time.strftime('%Y%m%d-%H%M%S')}-{number}.{ending}"
         put(str(script), scheduler.render(job).encode())
         taken = scheduler.submit(job, str(script))
         note(
             Path(job.folder),
             **asdict(taken),
             scheduler=config.type if config else "",
+            **scheduler.where,
             site=args.site,
             script=str(script),
             command=list(job.words),
@@ -128,6 +133,14 @@ def _submit(args: argparse.Namespace) -> int:
     if args.json:
         emit({"jobs": told}, "", True)
     return DONE
+
+
+def _one_node(command: Sequence[str], config: Any) -> str:
+    if command[0] != "data":
+        return f"{command[0]} runs on one node: leave out --nodes"
+    if config is not None and config.type == "ray":
+        return "data build uses all nodes of a Ray cluster: leave out --nodes; --set ray.workers=N bounds its tasks"
+    return "this data build runs without Ray or on one elsewhere, so on one node: leave out --nodes"
 
 
 def _what(folder: str) -> str:
@@ -176,10 +189,21 @@ def _jobs(run: str) -> list[dict[str, Any]]:
 
 def _states(jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What schedulers say of jobs, by id."""
-    from cluster.schedulers.slurm import Slurm
-    from configs.scheduler import SchedulerConfig
+    found: dict[str, Any] = {}
+    for scheduler, ids in _by_scheduler(jobs):
+        found |= scheduler.states(ids)
+    return found
 
-    return dict(Slurm(SchedulerConfig(type="slurm"), "").states([job["id"] for job in jobs]))
+
+def _by_scheduler(jobs: Sequence[dict[str, Any]]) -> list[tuple[Any, list[str]]]:
+    """Schedulers, each with the ids of the jobs that it was handed."""
+    from cluster.schedulers.choose import scheduler_of_job
+
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for job in jobs:
+        key = tuple(str(job.get(name, "")) for name in ("scheduler", "address", "token_file"))
+        groups.setdefault(key, []).append(job)
+    return [(scheduler_of_job(group[0]), [job["id"] for job in group]) for group in groups.values()]
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -199,17 +223,20 @@ def _cancel(args: argparse.Namespace) -> int:
     jobs = _jobs(args.run)
     if not jobs:
         raise UserError(f"nothing was submitted for {args.run}: stop what runs on this machine with Ctrl-C")
-    if not _slurm_is_here():
+    if any(job.get("scheduler", "slurm") == "slurm" for job in jobs) and not _slurm_is_here():
         raise UserError("no SLURM on this machine (scontrol is not on PATH): cancel on a login node of the cluster")
-    ids = [number for number, state in _states(jobs).items() if state.waits_or_runs]
+    states = _states(jobs)
+    unknown = next((state.reason for state in states.values() if state.state == "UNKNOWN"), None)
+    ids = [number for number, state in states.items() if state.waits_or_runs]
     if not ids:
+        if unknown is not None:
+            raise UserError(unknown)
         emit({"cancelled": []}, f"no job of {args.run} waits or runs", args.json)
         return DONE
     if not args.dry_run:
-        from cluster.schedulers.slurm import Slurm
-        from configs.scheduler import SchedulerConfig
-
-        Slurm(SchedulerConfig(type="slurm"), "").cancel(ids)
+        for scheduler, own in _by_scheduler(jobs):
+            if active := [number for number in own if number in ids]:
+                scheduler.cancel(active)
     word = "would cancel" if args.dry_run else "cancelled"
     emit({"cancelled": ids, "dry_run": args.dry_run}, f"{word} job {', '.join(ids)} of {args.run}", args.json)
     return DONE

@@ -12,7 +12,11 @@ vlm.py            encoder + projector + decoder; loss sums for training, hidden 
 inputs.py         a batch as tensors, with its segments prepared once for all layers
 vision.py         native-resolution vision transformer, also with windows (Qwen2.5-VL)
 vit.py            vision transformers on a fixed grid: ViT, CLIP, SigLIP, EVA, InternViT
+convolutional.py  what convolutional networks share: frozen, pictures of any sizes, a grid or its mean
 cnn.py            EfficientNet-Lite0 with ImageNet weights, frozen
+resnet.py         ResNet, frozen
+convnext.py       ConvNeXt, frozen
+frozen.py         one of these out of its settings, with published weights
 projector.py      encoder features -> decoder width
 qformer.py        BLIP-2's queries
 resampler.py      Qwen-VL's queries

@@ -9,9 +9,8 @@ import hashlib
 from pathlib import Path
 from pickle import UnpicklingError
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from data_pipeline.parts.cache import find, folder
 from data_pipeline.parts.name import Package, part_of
 from data_pipeline.parts.wheel import package_file
 from data_pipeline.storage import put_file
+from pretrain.model.convolutional import FrozenCnn, absorb
 
 STAGES = (  # repeats, kernel, stride, expansion, channels in, out
     (1, 3, 1, 1, 32, 16),
@@ -57,13 +57,6 @@ class SameConv(nn.Conv2d):
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
         return total // 2, total - total // 2
 
-    def absorb(self, norm: nn.BatchNorm2d) -> None:
-        """Take a frozen batch norm's scale and shift into weight and bias; memory laid out channels last."""
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # type: ignore[operator]
-        weight = (self.weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)  # type: ignore[operator]
-
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)
@@ -90,12 +83,12 @@ class InvertedResidual(nn.Module):
         return x + y if self.adds else y
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(FrozenCnn):
     """uint8 pictures [N, H, W, 3] of one size (multiples of 32) -> features [N, H/32 * W/32, C], fp32."""
 
     def __init__(self, feature: str):
         super().__init__()
-        self.feature, self.channels = feature, CHANNELS[feature]
+        self.stride, self.feature, self.channels = 32, feature, CHANNELS[feature]
         self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = _norm(32)
         blocks = []
@@ -109,10 +102,6 @@ class EfficientNetLite0(nn.Module):
         self._conv_head = SameConv(320, 1280, 1, bias=False)
         self._bn1 = _norm(1280)
         self.eval()
-
-    def train(self, mode: bool = True) -> "EfficientNetLite0":
-        """Batch norm stays frozen whatever the caller trains."""
-        return super().train(False)
 
     def forward(self, pictures: Tensor) -> Tensor:
         x = (pictures.float() - PIXEL_MEAN) / PIXEL_STD
@@ -133,36 +122,8 @@ class EfficientNetLite0(nn.Module):
             pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
         with torch.no_grad():
             for owner, conv, norm in pairs:
-                getattr(owner, conv).absorb(getattr(owner, norm))
+                absorb(getattr(owner, conv), getattr(owner, norm))
                 setattr(owner, norm, nn.Identity())
-
-    def encode(self, pictures: list[np.ndarray], device: torch.device, batch: int = 16, merge: int = 1) -> list[Tensor]:
-        """Pictures [H, W, 3] of any sizes -> features [H/32 * W/32, C] of each; equal sizes run together.
-
-        Args:
-            merge: cells along a side of a square that become one row, side by side: [H/32 * W/32 / merge^2, merge^2 * C].
-        """
-        out: list[Tensor | None] = [None] * len(pictures)
-        sizes: dict[tuple[int, ...], list[int]] = {}
-        for index, picture in enumerate(pictures):
-            sizes.setdefault(picture.shape, []).append(index)
-        for group in sizes.values():
-            for start in range(0, len(group), batch):
-                part = group[start : start + batch]
-                stack = torch.from_numpy(np.stack([pictures[i] for i in part])).to(device)
-                made = merged(self(stack), stack.shape[1] // 32, merge)
-                for index, features in zip(part, made, strict=True):
-                    out[index] = features
-        return out  # type: ignore[return-value]
-
-
-def merged(features: Tensor, rows: int, merge: int) -> Tensor:
-    """[N, rows * columns, C] in reading order -> [N, rows * columns / merge^2, merge^2 * C], merge x merge neighbours joined."""
-    if merge == 1:
-        return features
-    count, cells, channels = features.shape
-    grid = features.view(count, rows // merge, merge, cells // rows // merge, merge, channels)
-    return grid.transpose(2, 3).reshape(count, cells // merge**2, merge**2 * channels)
 
 
 def count_parameters(feature: str) -> int:
@@ -183,7 +144,7 @@ def load_efficientnet(weights: str | None, feature: str, seed: int, device: torc
             if isinstance(conv, SameConv):  # torch's own start fades to nothing behind batch norms of identity
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if weights is not None:
-        state = load_file(safetensors_of(weights))
+        state = load(safetensors_of(weights).read_bytes())  # not mapped: it may lie on a network's file system
         wrong = set(net.state_dict()) ^ set(state)
         if wrong:
             raise UserError(f"{weights} does not hold EfficientNet-Lite0: unexpected or missing {sorted(wrong)[:3]}")
@@ -201,6 +162,8 @@ def safetensors_of(weights: str) -> Path:
     """
     part, key = part_of(weights), "model.encoder.weights"
     path = package_file(part, "models/*.pth", key) if isinstance(part, Package) else find(weights, key)
+    if path.is_dir():
+        raise UserError(f"{key} {weights} is a folder: name one of its files (of a hub: ORG/NAME:FILE)")
     return path if path.suffix == ".safetensors" else _converted(path, weights)
 
 

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs.encoders import EfficientNetLite0, ViT
+from cluster.cost.cnn import channels as channels_of
+from configs.encoders import Cnn, ViT
 from configs.model import ModelConfig
 from configs.resolutions import AnyresResolution
 from pretrain.mesh import Mesh, math_dtype, param_dtype
 from pretrain.model.cache import KeyValueCache
-from pretrain.model.cnn import CHANNELS, load_efficientnet
 from pretrain.model.decoder import Decoder
 from pretrain.model.decoder_layer import Routes
+from pretrain.model.frozen import load_cnn
 from pretrain.model.inputs import Inputs
 from pretrain.model.linear import Builder
 from pretrain.model.projector import Newline, make_projector
@@ -45,12 +46,11 @@ class VisionLanguageModel(nn.Module):
         self.math, self.merge, self.expert = math, config.merge, config.decoder.expert
         self.encoder: VisionTransformer | GridViT | None = None
         self.frozen_cnn: list[nn.Module] = []
-        if isinstance(config.encoder, EfficientNetLite0):
-            self.channels = CHANNELS[config.encoder.feature]
+        if isinstance(config.encoder, Cnn):
+            self.channels = channels_of(config.encoder)
             if not features_only:
                 with unpartitioned():
-                    net = load_efficientnet(config.encoder.weights, config.encoder.feature, build.seed, build.device)
-                self.frozen_cnn.append(net)
+                    self.frozen_cnn.append(load_cnn(config.encoder, build.seed, build.device))
         else:
             self.patch_size = 3 * config.encoder.patch**2
             self.channels = config.encoder.width

@@ -15,6 +15,7 @@ from cluster.cost.parts import Model, make_model
 from cluster.cost.sizes import cache_bytes
 from cluster.cost.states import states
 from cluster.cost.traffic import Message, control, data_parallel, group_sizes, tensor_parallel, wire_bytes
+from configs.encoders import Cnn
 from configs.model import ModelConfig
 from configs.site import load_site
 from configs.training import ParallelConfig
@@ -75,9 +76,7 @@ def stage_of(config: ModelConfig, part: bool) -> dict[str, float]:
     """Everything trained, or a frozen encoder with half of the decoder. A CNN is always frozen."""
     if part:
         return PART
-    return {
-        name: rate for name, rate in ALL.items() if name != "encoder" or config.encoder.type != "efficientnet_lite0"
-    }
+    return {name: rate for name, rate in ALL.items() if name != "encoder" or not isinstance(config.encoder, Cnn)}
 
 
 def of_family(mesh: Mesh, tree: dict[str, Any], zero: int, precision: str, part: bool) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def of_family(mesh: Mesh, tree: dict[str, Any], zero: int, precision: str, part:
 
 def family_batches(mesh: Mesh, config: ModelConfig) -> list[Batch]:
     """Two micro-steps of this rank: a wide picture beside text, two pictures and text alone; no picture where DP is above 1."""
-    geometry, cnn = geometry_of(config), config.encoder.type == "efficientnet_lite0"
+    geometry, cnn = geometry_of(config), isinstance(config.encoder, Cnn)
     rows = [
         [sample(1, ((150, 61),)), sample(2, (), 14)],
         [sample(3, ((47, 140), (64, 64))), sample(4, (), 5)],

@@ -69,7 +69,27 @@ OTHERS: dict[str, dict[str, Any]] = {
         "projector": {"type": "linear", "bias": False},
         "decoder": {**LLAMA, "activation": "gelu", "attention": "prefix"},
     },
+    "resnet": {
+        "encoder": {"type": "resnet", "depths": [1, 2], "widths": [16, 20], "stem": 8},
+        "resolution": {"type": "native", "max_tokens": 12},
+        "projector": {"type": "pixel_shuffle_linear"},
+        "decoder": LLAMA,
+    },
+    "basic": {
+        "encoder": {"type": "resnet", "depths": [2, 1, 1], "widths": [8, 8, 20], "block": "basic", "pool": "mean"},
+        "resolution": {"type": "tiles", "size": 64, "max_tiles": 4},
+        "projector": {"type": "mlp", "norm": True},
+        "decoder": LLAMA,
+    },
+    "convnext": {
+        "encoder": {"type": "convnext", "depths": [1, 2, 1], "widths": [12, 16, 20], "pool": "mean"},
+        "resolution": {"type": "native", "max_tokens": 12},
+        "projector": {"type": "linear"},
+        "decoder": LLAMA,
+    },
 }
+
+OTHERS["cnn_merged"] = {**OTHERS["cnn"], "projector": {"type": "pixel_shuffle_mlp"}}
 
 
 def families(transformers: Any) -> dict[str, dict[str, Any]]:

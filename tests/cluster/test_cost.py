@@ -18,7 +18,7 @@ from cluster.cost.segments import stretch_of
 from cluster.cost.simulate import simulate
 from cluster.cost.traffic import Message, wire_bytes
 from configs.errors import UserError
-from configs.listing import find_sites
+from configs.listing import find_recipes, find_sites
 from configs.load import load_recipe
 from configs.schema import TrainRecipe
 from configs.site import SiteConfig, load_site
@@ -136,6 +136,32 @@ def test_the_search_finds_what_fits_fastest_first() -> None:
     assert speeds == sorted(speeds, reverse=True)
     assert {one.setting.tp for one in found} >= {1, 2, 4}
     assert all(one.setting.ranks == 8 for one in found)
+
+
+KNOWN = {
+    "blip2": 3.74,
+    "cogvlm": 17.64,
+    "llava15": 7.05,
+    "qwen2_vl": 8.29,
+    "qwen25_vl": 8.29,
+    "qwen_vl": 9.66,
+    "idefics3": 8.46,
+}
+"""Billions of parameters; LLaVA's without the last layer of CLIP, which is not run."""
+
+
+@pytest.mark.parametrize("name", sorted(find_recipes()))
+def test_every_packaged_recipe_has_an_estimate(name: str) -> None:
+    recipe = load_recipe(name)
+    if not isinstance(recipe, TrainRecipe):
+        return
+    found = estimator_of("a100-8x", recipe=recipe).run(
+        Setting(8, 1, recipe.parallel.zero, recipe.parallel.rows_per_rank)
+    )
+    assert found.memory["activations"] > 0 and 0 < found.mfu < 1 and found.tokens > 0
+    assert all(row["forward"] > 0 for part, row in found.flops.items() if part != "encoder")
+    if name in KNOWN:
+        assert round(sum(p.weight.size for p in found.model.weights) / 1e9, 2) == KNOWN[name]
 
 
 def test_more_ranks_take_fewer_seconds_and_never_fewer_bytes_of_weights() -> None:

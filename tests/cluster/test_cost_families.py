@@ -18,6 +18,7 @@ from cluster.cost.activations import Numbers
 from cluster.cost.load import Load
 from cluster.cost.parts import Model, make_model
 from cluster.cost.work import passes, useful_of
+from configs.encoders import Cnn
 from configs.load import load_recipe
 from configs.model import ModelConfig
 from data_pipeline.stream.collate import collate
@@ -78,8 +79,7 @@ def test_states_activations_and_traffic(
             assert held == wanted
         assert found["gathered"][0] == found["gathered"][1]
         for saved, estimated in found["activations"]:
-            # Measured: exact but for a few bytes of places under TP, over all 228 of the full product.
-            assert saved == pytest.approx(estimated, rel=1e-3)
+            assert saved == pytest.approx(estimated, rel=1e-9)
         sent, estimated = found["sent"]
         assert sent == estimated
 
@@ -119,7 +119,7 @@ def test_flops_of_every_part_are_those_that_torch_counts(trees: dict[str, Any], 
             net = build(config, VOCABULARY, mesh, "fp32", "fp32", 0)
             apply_stage(net, train)
             model = make_model(config, VOCABULARY, 1, train)
-            for batch in family_batches(mesh, config):
+            for batch in family_batches(mesh, config)[: 1 if part else 2]:
                 with FlopCounterMode(display=False, custom_mapping=ATTENTION) as ahead:
                     out = net(to_inputs(batch, mesh.device))
                 with FlopCounterMode(display=False, custom_mapping=ATTENTION) as back:
@@ -160,7 +160,7 @@ def test_assumed_and_planned_rows_are_what_a_batch_carries(trees: dict[str, Any]
     tiny = load_recipe("tiny_train")
     for name, tree in trees.items():
         config = ModelConfig.model_validate(tree)
-        geometry, cnn = geometry_of(config), config.encoder.type == "efficientnet_lite0"
+        geometry, cnn = geometry_of(config), isinstance(config.encoder, Cnn)
         one = sample(1, ((100, 60),), 12)
         laid = one.laid_out(geometry)
         length = 2 * laid.tokens + laid.text_tokens // 2
@@ -170,7 +170,6 @@ def test_assumed_and_planned_rows_are_what_a_batch_carries(trees: dict[str, Any]
         recipe = tiny.model_copy(
             update={"model": config, "data": tiny.data.model_copy(update={"packing": packing})}  # type: ignore[union-attr]
         )
-        marks = laid.tokens - laid.text_tokens - wanted.visual / 2 - wanted.newlines / 2
         assumed = assumed_rows(recipe, (100, 60), laid.text_tokens, laid.label_tokens).mean  # type: ignore[arg-type]
         row = SimpleNamespace(
             patches=np.array([laid.patches] * 2),
@@ -181,10 +180,10 @@ def test_assumed_and_planned_rows_are_what_a_batch_carries(trees: dict[str, Any]
         )
         planned = loads_of_rows(recipe, [row], "a test").mean  # type: ignore[arg-type]
         assert replace(assumed, inner=0) == replace(wanted, inner=0), name
-        # A plan knows neither the shape of a native picture nor which of its positions are newlines and marks.
+        # A plan knows neither the shape of a native picture nor which of its positions are newlines.
         unknown: dict[str, Any] = {"visual": 0, "newlines": 0, "inner": 0, "windows": None, "resized": False}
         assert replace(planned, **unknown) == replace(wanted, **unknown), name
-        assert planned.visual == pytest.approx(wanted.visual + wanted.newlines + 2 * marks, rel=1e-9), name
+        assert planned.visual == wanted.visual + wanted.newlines, name
         for load in (assumed, planned) if config.decoder.expert else ():
             assert load.inner == pytest.approx(wanted.inner, rel=0.1), name
 
@@ -194,7 +193,7 @@ def test_shapes_are_those_of_a_forward_pass(trees: dict[str, Any]) -> None:
     with alone() as mesh, torch.no_grad():
         for name, tree in trees.items():
             config = ModelConfig.model_validate(tree)
-            geometry, cnn = geometry_of(config), config.encoder.type == "efficientnet_lite0"
+            geometry, cnn = geometry_of(config), isinstance(config.encoder, Cnn)
             net = build(config, VOCABULARY, mesh, "fp32", "fp32", 0)
             for pictures in (((100, 60),), ()):
                 one = sample(1, pictures, 12)

@@ -96,8 +96,7 @@ def test_states_activations_and_traffic(
             assert held == wanted
         assert found["gathered"][0] == found["gathered"][1]
         for saved, estimated in found["activations"]:
-            # Measured: within 0.4 % over all of these; what is left are places of a few samples (8 bytes each).
-            assert saved == pytest.approx(estimated, rel=0.01)
+            assert saved == estimated
         sent, estimated = found["sent"]
         assert sent == estimated
 
@@ -137,5 +136,5 @@ def test_a_trainers_whole_step_sends_what_is_said(
     parts = {"parallel": {"zero": zero, "tp": tp, "ranks": ranks, "precision": "fp32"}, "model": model}
     for found in pool.run(CASES + "whole_step", ranks, tp, world=str(world), run=str(tmp_path / "run"), parts=parts):
         counted, estimated = (sum(table[n] for table in found.values()) for n in (0, 1))
-        # Measured: exact at TP 1; above, the batch's JSON header is estimated: 0.4 % of so small a step's bytes.
-        assert counted == pytest.approx(estimated, rel=0 if tp == 1 else 0.01)
+        # Measured: exact at TP 1; above, the batch's JSON header is estimated: 0.1 % of so small a step's bytes.
+        assert counted == pytest.approx(estimated, rel=0 if tp == 1 else 0.003)

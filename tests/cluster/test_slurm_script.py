@@ -199,3 +199,52 @@ def test_states_of_a_job_and_of_an_array() -> None:
     assert (state.run_seconds, state.limit_seconds) == (90.0, 86400.0)
     over = state_of("7", [line.format("COMPLETED", "None", "n1"), line.format("PENDING", "Resources", "(null)")])
     assert (over.state, over.reason, over.nodes) == ("PENDING", "Resources", "")
+
+
+@pytest.mark.parametrize("folder", ["disk", "own $(touch broke_out) disk"])
+def test_the_environment_goes_to_the_nodes_own_disk(tmp_path: Path, folder: str) -> None:
+    """The rendered steps run: srun stands for one node. The program is the unpacked one, and nothing stays behind."""
+    env = tmp_path / "env"
+    (env / "bin").mkdir(parents=True)
+    (env / "bin" / "python").write_text('#!/bin/bash\n[ "$1" = -c ] || printf "%s\\n" "$0" "$@" >> "$SEEN"\n')
+    (env / "bin" / "python").chmod(0o755)
+    archive = tmp_path / "an env.tar"
+    subprocess.run(["tar", "-C", str(env), "-cf", str(archive), "."], check=True)
+    local = tmp_path / folder
+    local.mkdir()
+    config = site(stage_env={"archive": str(archive), "folder": str(local)}, ranks_per_node=1)
+    run = 'while [ "${1#--}" != "$1" ]; do shift; done; "$@"'
+    done = play(tmp_path, render(job(nodes=1), config), run, SEEN=str(tmp_path / "seen"))
+    assert done.returncode == 0, done.stderr + done.stdout
+    seen = (tmp_path / "seen").read_text().splitlines()
+    assert seen == [
+        f"{local}/looksay-{os.getuid()}-7/bin/python",
+        "-P",
+        "-m",
+        "pretrain.cli.main",
+        "train",
+        "mine.yaml",
+    ]
+    assert not list(local.iterdir()) and not list(tmp_path.rglob("broke_out"))
+
+
+def test_an_environment_that_cannot_be_unpacked_ends_the_job(tmp_path: Path) -> None:
+    config = site(stage_env={"archive": str(tmp_path / "none.tar"), "folder": str(tmp_path)}, ranks_per_node=1)
+    done = play(tmp_path, render(job(), config), 'while [ "${1#--}" != "$1" ]; do shift; done; "$@"')
+    assert done.returncode == 1 and "could not be unpacked" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"stage_env": {"archive": "x.tar", "folder": "tmp"}}, "is not a whole path"),
+        ({"stage_env": {"archive": "x.tar"}, "looksay": "/bin/looksay"}, "leave one out"),
+        (
+            {"stage_env": {"archive": "x.tar"}, "container": {"runtime": "pyxis", "image": "x.sqsh"}},
+            "stage_env and container both say",
+        ),
+    ],
+)
+def test_staging_that_cannot_work_is_refused(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        site(**given)

@@ -31,6 +31,7 @@ from pretrain.model.linear import logical_of
 from pretrain.model.vlm import VisionLanguageModel, make_model
 from tests.families.ours import inputs_of, logits_of, open_model, samples_of
 from tests.families.published import TEXT, VISION, randomise
+from tests.families.tiny import SPREAD
 from tests.pretrain.training_cases import small_recipe
 from tests.support.pool import Pool
 
@@ -46,7 +47,7 @@ def mesh() -> Iterator[Mesh]:
 
 
 def saved(model: Any, folder: Path) -> Path:
-    randomise(model, 5)
+    randomise(model, 5, SPREAD)
     model.save_pretrained(folder)
     return folder
 
@@ -118,7 +119,7 @@ def filled(mesh: Mesh, encoder: ViT, decoder: DecoderConfig) -> VisionLanguageMo
 def test_features_are_those_of_the_tower_alone(
     kind: str, feature_layer: int, folders: dict[str, Path], mesh: Mesh, transformers: Any
 ) -> None:
-    """fp32: measured within 2e-6."""
+    """fp32, |features| up to 8: measured within 6e-6."""
     encoder = encoder_of(folders[kind], feature_layer)
     net = filled(mesh, encoder, decoder_config(folders["llama"]))
     picture = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
@@ -144,7 +145,7 @@ def test_features_are_those_of_the_tower_alone(
 def test_logits_are_those_of_the_language_model_alone(
     kind: str, folders: dict[str, Path], mesh: Mesh, transformers: Any
 ) -> None:
-    """fp32: measured within 4e-6."""
+    """fp32, |logits| up to 7: measured within 5e-6."""
     decoder = decoder_config(folders[kind])
     net = filled(mesh, encoder_of(folders["CLIP"]), decoder)
     ids = np.random.default_rng(2).integers(3, VOCABULARY - 2, 20).tolist()
@@ -154,7 +155,7 @@ def test_logits_are_those_of_the_language_model_alone(
         ours = logits_of(net, replace(inputs, positions=first), VOCABULARY)
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folders[kind], attn_implementation="eager").eval()
         wanted = theirs(input_ids=torch.tensor([ids])).logits[0]
-    assert wanted.abs().max() > 0.5 and (ours - wanted).abs().max() <= 2e-5
+    assert wanted.abs().max() > 0.5 and (ours - wanted).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), [("CLIP", "llama"), ("Siglip_alone", "qwen2")])
@@ -209,7 +210,7 @@ def parts_of_run(encoder: ViT, decoder: DecoderConfig, **changes: Any) -> dict[s
 def test_what_began_as_clip_and_llama_leaves_as_llava(
     pool: Pool, squares: Path, folders: dict[str, Path], tmp_path: Path, mesh: Mesh, transformers: Any
 ) -> None:
-    """All parts trained under ZeRO-3 x TP 2: the same logits in transformers. fp32: measured within 3e-6."""
+    """All parts trained under ZeRO-3 x TP 2: the same logits in transformers (fp32)."""
     run, out = tmp_path / "run", tmp_path / "out"
     parts = parts_of_run(encoder_of(folders["CLIP"]), decoder_config(folders["llama"], vocab_multiple=64))
     for found in pool.run("tests.pretrain.training_cases:trained", 2, 2, world=str(squares), run=str(run), parts=parts):

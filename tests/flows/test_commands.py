@@ -75,6 +75,7 @@ READERS = [
     "submit",
     "status",
     "cancel",
+    "doctor",
 ]
 RECIPE_VERBS = ["recipes", "inspect", "data build", "data pack", "data stream", "train", "estimate"]
 

@@ -23,9 +23,11 @@ def site(world: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_submit_and_status_load_nothing_heavy(world: Path) -> None:
     """A login node has neither torch nor Ray. What a recipe's check needs (pydantic, YAML) is all."""
     (world / "site.yaml").write_text(SITE)
+    (world / "ray.yaml").write_text("scheduler: {type: ray, ranks_per_node: 2}")
     for command in (
         ["submit", "--site", f"{world}/site.yaml", "--dry-run", "train", f"{world}/mine.yaml"],
         ["submit", "--site", f"{world}/site.yaml", "--dry-run", "data", "build", f"{world}/build.yaml"],
+        ["submit", "--site", f"{world}/ray.yaml", "--dry-run", "train", f"{world}/mine.yaml"],
         ["status", f"{world}/run"],
     ):
         assert not loaded_by(command) & {*HEAVY, "tokenizers"}, command
@@ -38,7 +40,9 @@ def test_a_dry_run_shows_the_script_and_writes_nothing(site: str, capsys: pytest
     assert main(["submit", "--site", site, "--dry-run", "--json", "--nodes", "2", *words]) == 0
     build, train, evaluate = json.loads(capsys.readouterr().out)["jobs"]
     assert sorted(Path().rglob("*")) == before
-    assert (build["nodes"], train["nodes"], evaluate["nodes"]) == (1, 2, 2)
+    assert (build["nodes"], train["nodes"], evaluate["nodes"]) == (2, 2, 2)
+    assert "-m cluster.rayjobs.own --folder" in build["script"] and "--store-mb 256 --" in build["script"]
+    assert "cluster.rayjobs" not in train["script"]
     assert build["folder"].endswith("/out.jobs") and train["folder"].endswith("runs/mine/logs")
     assert "export LOOKSAY_RANKS_PER_NODE=2" in train["script"] and "LOOKSAY_RANKS" not in build["script"]
     assert main(["submit", "--site", site, "--dry-run", "train", "mine.yaml"]) == 0
@@ -63,7 +67,10 @@ def test_a_dry_run_shows_the_script_and_writes_nothing(site: str, capsys: pytest
             "parallel.tp 4 does not divide 3 nodes x 2 ranks",
         ),
         (["--nodes", "2", "export", "run", "out"], "export runs on one node: leave out --nodes"),
-        (["--nodes", "2", "data", "build", "photos", "out"], "data build runs on one node: leave out --nodes"),
+        (
+            ["--nodes", "2", "data", "build", "photos", "out", "--workers", "0"],
+            "this data build runs without Ray or on one elsewhere, so on one node: leave out --nodes",
+        ),
         (["--time", "90", "train", "mine.yaml"], "--time: '90' is not a time such as '2:00:00'"),
         (["--array", "0-3", "data", "build", "photos", "out"], "--array without {task} in the command"),
         (["data", "build", "photos", "out-{task}"], "{task} stands for the number of an array's job"),
@@ -82,7 +89,8 @@ def test_bad_input_is_one_sentence(words: list[str], said: str, site: str, capsy
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("scheduler: ray", "says scheduler: ray, which submit cannot use yet: take a site with scheduler: slurm"),
+        ("scheduler: {type: ray, address: 'http://127.0.0.1:1'}", "no Ray answers at http://127.0.0.1:1"),
+        ("scheduler: {type: ray, partition: low}", "partition is for slurm, and this scheduler is ray: leave it out"),
         ("extends: laptop\nhardware: {nodes: 9}", "names no scheduler: run the command without submit"),
         ("extends: h100-8x\nscheduler: slurm\nhardware: {nodes: 4}", "--nodes 9 is more than site"),
     ],
@@ -91,6 +99,19 @@ def test_a_site_that_cannot_take_it(text: str, said: str, world: Path, capsys: p
     Path("other.yaml").write_text(text)
     assert main(["submit", "--site", "other.yaml", "--nodes", "9", "train", "mine.yaml"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_dry_run_for_ray_shows_the_request(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("ray.yaml").write_text("scheduler: {type: ray, ranks_per_node: 2, nodes: 3}")
+    assert main(["submit", "--site", "ray.yaml", "--dry-run", "train", "mine.yaml"]) == 0
+    text = capsys.readouterr().out
+    request = json.loads(text[text.index("{") :])
+    assert "-m cluster.rayjobs.driver" in request["entrypoint"] and "--nodes 3 --ranks 2" in request["entrypoint"]
+    Path("large.yaml").write_text("extends: h100-8x\nscheduler: {type: ray}")
+    assert main(["submit", "--site", "large.yaml", "--dry-run", "train", "mine.yaml"]) == 0
+    assert "--ranks 8 --cpus 8 --gpus 8" in capsys.readouterr().out
+    assert main(["submit", "--site", "ray.yaml", "--nodes", "2", "data", "build", "photos", "out"]) == 2
+    assert "data build uses all nodes of a Ray cluster: leave out --nodes" in capsys.readouterr().err
 
 
 def test_status_of_a_run_that_nobody_submitted(site: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,9 +21,12 @@ from tests.support.datasets import write_dataset
 COLOURS = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230)}
 SIZES = ((56, 56), (84, 56))
 VIT = {"type": "native_vit", "patch": 14, "width": 32, "depth": 1, "heads": 2, "mlp_width": 32}
+STAGES = {"depths": [1, 1, 1], "widths": [12, 16, 24]}
 MODELS: dict[str, dict[str, Any]] = {
     "vit": {"encoder": VIT, "projector": {"type": "pixel_shuffle_mlp", "factor": 2}},
     "cnn": {"encoder": {"type": "efficientnet_lite0"}, "projector": {"type": "mlp"}},
+    "resnet": {"encoder": {"type": "resnet", **STAGES, "stem": 8}, "projector": {"type": "mlp", "norm": True}},
+    "pooled": {"encoder": {"type": "convnext", **STAGES, "pool": "mean"}, "projector": {"type": "linear"}},
 }
 
 

@@ -17,7 +17,7 @@ def test_the_course_s_200_positions() -> None:
     assert found.failed == 0 and found.attempted > 2
 
 
-@pytest.mark.parametrize(("kind", "source"), [("vit", "asked"), ("cnn", "captioned")])
+@pytest.mark.parametrize(("kind", "source"), [("vit", "asked"), ("cnn", "captioned"), ("pooled", "asked")])
 def test_shapes_of_a_forward_pass_are_those_of_arithmetic(pool: Pool, squares: Path, kind: str, source: str) -> None:
     found = pool.run("tests.pretrain.cases:inspecting", 1, world=str(squares), kind=kind, source=source)[0]
     shown, text = found["shown"], found["text"]

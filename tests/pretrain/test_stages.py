@@ -147,7 +147,7 @@ def test_mistakes_say_what_is_there(pool: Pool) -> None:
         "decoder.layers[7:]": "stage.train pattern 'decoder.layers[7:]' matches no parameter",
         "deco": "stage.train pattern 'deco' matches no parameter",
         "zzz": "'zzz' matches no parameter: known parts: decoder, encoder, projector",
-        "cnn": "stage.train names 'cnn', but this encoder is always frozen (its batch norm is): remove it",
+        "cnn": "stage.train names 'cnn', but this encoder, a CNN, is always frozen: remove it",
         "decoder.layers[1].norm1": "'decoder.layers[1].norm1' is not a module path such as `projector`",
     }
     stages = [{pattern: 1e-3, "decoder": 1e-3} for pattern in mistakes]

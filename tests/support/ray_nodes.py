@@ -3,6 +3,7 @@
 Needs root and `ip` (Debian: iproute2). Nodes share the disk but for /tmp, which Ray keeps its sockets in.
 """
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -10,15 +11,19 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
 BRIDGE, NETWORK = "lsray0", "10.98.7"
-PORT = 6379
+PORT, JOBS = 6379, 8265
 
 
-def missing() -> str | None:
-    """Why there can be no such cluster here; None where there can."""
+def missing(jobs: bool = False) -> str | None:
+    """Why there can be no such cluster here; None where there can. `jobs`: one that takes jobs over HTTP."""
+    if jobs and any(find_spec(name) is None for name in ("aiohttp_cors", "opencensus", "prometheus_client")):
+        return "the head's Jobs API needs ray[default]: make install-dev"
     if os.geteuid() != 0:
         return "namespaces need root"
     for tool in ("ip", "nsenter", "unshare"):
@@ -35,14 +40,20 @@ def _run(*words: str, check: bool = True) -> None:
     subprocess.run(words, check=check, capture_output=True, timeout=30)
 
 
+def _again(words: list[str]) -> str:
+    """Ray gives up after 30 s, which a busy machine may need to start one: again then, until somebody ends it."""
+    line = " ".join(words)
+    return f"while true; do {line}; done"
+
+
 class RayNodes:
     """`count` nodes of one processor each; node 0 is the head. A context manager.
 
-    `token`: environment that lets a driver in; nobody else is.
+    `token`: environment that lets a driver in; nobody else is. With `jobs` the head takes jobs over HTTP, at `api`.
     """
 
-    def __init__(self, count: int, folder: Path):
-        self.count, self.folder = count, folder
+    def __init__(self, count: int, folder: Path, jobs: bool = False):
+        self.count, self.folder, self.jobs = count, folder, jobs
         self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -65,6 +76,8 @@ class RayNodes:
             self.boot(k)
             if k == 0:
                 self._wait_for_head()
+                if self.jobs:
+                    self._wait_for_jobs()
         return self
 
     def __exit__(
@@ -87,23 +100,32 @@ class RayNodes:
     def head(self) -> str:
         return f"{self.address(0)}:{PORT}"
 
+    @property
+    def api(self) -> str:
+        return f"http://{self.address(0)}:{JOBS}"
+
     def boot(self, k: int) -> None:
         """Start Ray on node `k`."""
         ray = str(Path(sys.executable).with_name("ray"))
         words = [ray, "start", "--node-ip-address", self.address(k), "--num-cpus", "1", "--block"]
         words += ["--object-store-memory", "100000000", "--disable-usage-stats"]
-        words += ["--head", "--port", str(PORT), "--include-dashboard=false"] if k == 0 else ["--address", self.head]
+        if k == 0:
+            words += ["--head", "--port", str(PORT), f"--include-dashboard={str(self.jobs).lower()}"]
+            words += ["--dashboard-host", self.address(0), "--dashboard-port", str(JOBS)] if self.jobs else []
+        else:
+            words += ["--address", self.head]
         inside = (
             f"hostname lsr{k}; mount --bind {self.folder}/hosts /etc/hosts; mount -t tmpfs -o size=512m tmpfs /tmp; "
         )
         space = ["nsenter", f"--net=/run/netns/lsr{k}", "unshare", "--uts", "--pid", "--mount-proc", "--mount"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where `python3` is ours
         log = open(self.folder / f"node-{k}.log", "wb")  # noqa: SIM115 - the process keeps it
         with log:
             self.processes[k] = subprocess.Popen(
-                [*space, "--fork", "--kill-child", "bash", "-c", inside + "exec " + " ".join(words)],
+                [*space, "--fork", "--kill-child", "bash", "-c", inside + _again(words)],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **self.token},
+                env={**os.environ, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **self.token},
             )
 
     def _wait_for_head(self) -> None:
@@ -113,6 +135,18 @@ class RayNodes:
                 return
             time.sleep(0.1)
         raise RuntimeError(f"the head of the Ray cluster did not start: {(self.folder / 'node-0.log').read_text()}")
+
+    def _wait_for_jobs(self) -> None:
+        """The API answers. Until then its dozen processes would keep other nodes from joining in time."""
+        for _ in range(900):
+            request = urllib.request.Request(self.api + "/api/version")
+            request.add_header("Authorization", f"Bearer {self.token['RAY_AUTH_TOKEN']}")
+            try:
+                urllib.request.urlopen(request, timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError(f"the Jobs API did not start: {(self.folder / 'node-0.log').read_text()}")
 
     def command(self, k: int, words: list[str]) -> list[str]:
         """`words` as a command that runs on node `k`, whose first process is the target of `nsenter`."""
@@ -138,3 +172,12 @@ class RayNodes:
 
     def heal(self, k: int) -> None:
         _run("ip", "link", "set", f"vlsr{k}", "up")
+
+
+def command_lines() -> list[bytes]:
+    """What everybody on this machine can see of all processes."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_bytes())
+    return lines

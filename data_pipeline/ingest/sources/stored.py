@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
+from configs.mounts import is_network
 from data_pipeline.storage import is_remote, read_range, size_of
 
 BATCH_BYTES = 8 * 2**20
@@ -129,7 +130,7 @@ def _inside(path: str, columns: list[str]) -> bool:
 
 
 class ArrowStored:
-    """An Arrow IPC file or stream. Local ones are mapped into memory: batches cost nothing until they are looked at."""
+    """An Arrow IPC file or stream. Those of a local disk are mapped into memory: batches cost nothing until they are looked at."""
 
     def __init__(self, path: str):
         self.path = path
@@ -141,7 +142,10 @@ class ArrowStored:
         self.rows = self.starts[-1]
 
     def _open(self) -> Any:
-        source = pa.PythonFile(RangeFile(self.path), "r") if is_remote(self.path) else pa.memory_map(self.path)
+        if is_remote(self.path):
+            source = pa.PythonFile(RangeFile(self.path), "r")
+        else:
+            source = pa.OSFile(self.path) if is_network(self.path) else pa.memory_map(self.path)
         if read_range(self.path, 0, 6) == b"ARROW1":
             return _Batches(pa.ipc.open_file(source))
         return _Batches(pa.ipc.open_stream(source))

@@ -6,49 +6,23 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from configs.errors import RunError
+from configs.mounts import is_network
 from data_pipeline.stream.read.members import Place
 
 T = TypeVar("T")
 MOST_AT_ONCE = 1 << 30
 MAPPED = 64
 """Tars that stay mapped; more are opened anew."""
-RISKY = frozenset(
-    ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb3", "cifs", "9p", "afs", "panfs", "wekafs")
-)
-"""File systems where a mapped page that cannot be read kills the process, and locks are no locks."""
-
-
-def file_system(path: str, mounts: str = "/proc/mounts") -> str:
-    """Type of the file system that holds `path`; empty where the system does not say."""
-    try:
-        lines = Path(mounts).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    real, best, kind = os.path.realpath(path), "", ""
-    for line in lines:
-        fields = line.split(" ")
-        place = fields[1].replace("\\040", " ") if len(fields) > 2 else ""
-        inside = real == place or real.startswith(place.rstrip("/") + "/")
-        if place and inside and len(place) >= len(best):
-            best, kind = place, fields[2]
-    return kind
-
-
-def is_risky(path: str) -> bool:
-    """Whether files there should not be mapped or locked: network and user-space file systems."""
-    kind = file_system(path)
-    return kind.split(".")[0] in RISKY
 
 
 class LocalTars:
     """The tars of a folder; several are kept open. A tar that is gone ends the job: the dataset changed under it."""
 
     def __init__(self, folder: str):
-        self.risky = is_risky(folder)
+        self.risky = is_network(folder)
         self._maps: OrderedDict[str, mmap.mmap | bytes] = OrderedDict()
         self._lock = threading.Lock()
 

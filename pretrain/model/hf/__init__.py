@@ -5,6 +5,7 @@ HF folder --published.py--> tensors by name --family table--> logical tensors (a
 ```
 
 published.py  a published folder: config.json, safetensors read one tensor at a time
+tensor_file.py  a safetensors file, mapped or (on a network's file system) read
 gguf.py       a GGUF file, dequantised one tensor at a time
 gguf_tokenizer.py  the tokenizer inside it
 processor.py  the published image processor: resolution, pixel scales; the chat template as a text
@@ -12,6 +13,7 @@ rules.py      what a table is made of: one of our tensors, (rows of) one of thei
 family.py     what a family is: its composition, its table, the spellings of its names
 text.py       language models: Llama, Mistral, Qwen2, Qwen3, Gemma, OPT
 parts.py      a vision tower or a language model in a folder of its own
+cnns.py       ResNet and ConvNeXt in a folder of their own
 towers.py     vision towers: CLIP, SigLIP, InternViT, EVA
 llava.py      LLaVA-1.5, LLaVA-NeXT, LLaVA's linear projector
 original_llava.py  LLaVA v1 and v1.5 as their own code publishes them, Yi-VL

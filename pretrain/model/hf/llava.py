@@ -48,7 +48,7 @@ def model_of(config: Config) -> ModelConfig:
     Raises:
         UserError: it has something that this family does not.
     """
-    vision, text = CLIP_L | (config.get("vision_config") or {}), config.get("text_config") or {}
+    vision, text = config.get("vision_config") or CLIP_L, config.get("text_config") or {}
     only(vision, "model_type", "clip_vision_model", "clip_vision_model")
     only(config, "vision_feature_select_strategy", "default", "default")
     only(config, "projector_hidden_act", "gelu", "gelu", "identity")

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from configs.errors import UserError
+from pretrain.model.hf.tensor_file import open_tensors
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLED = "pytorch_model*.bin"
@@ -72,6 +73,11 @@ class Published:
     def names(self) -> list[str]:
         return sorted(self._files)
 
+    @property
+    def files(self) -> list[Path]:
+        """Those that hold its tensors."""
+        return [self.folder / name for name in sorted(set(self._files.values()))]
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor, without reading it."""
         with self._opened(self._files[name]) as file:
@@ -91,7 +97,7 @@ class Published:
     @staticmethod
     def of_file(path: Path) -> dict[str, Tensor]:
         """All tensors of one file."""
-        with safe_open(str(path), framework="pt") as file:
+        with open_tensors(path) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
     def _where(self) -> dict[str, str]:
@@ -128,7 +134,7 @@ class Published:
     def _opened(self, name: str) -> Any:
         path = self.folder / name
         try:
-            return safe_open(str(path), framework="pt")
+            return open_tensors(path)
         except FileNotFoundError:
             raise UserError(f"{path} is missing: fetch the folder again") from None
         except (SafetensorError, OSError) as error:

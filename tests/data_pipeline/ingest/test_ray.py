@@ -1,12 +1,16 @@
 """A unit that cannot be written, on a real local Ray: one sentence, no manifest, and the same command goes on."""
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs.errors import RunError
+from configs.ingest import RayConfig
 from data_pipeline.ingest import assemble
 from data_pipeline.ingest.job import build
 from data_pipeline.ingest.ray_local import local_ray
@@ -14,6 +18,7 @@ from data_pipeline.ingest.units import process_unit
 from data_pipeline.ingest.verify import verify
 from tests.data_pipeline.conftest import build_recipe, contents, fill
 from tests.flows.conftest import no_ray
+from tests.support.ray_nodes import command_lines
 
 
 @pytest.mark.slow
@@ -52,3 +57,27 @@ def test_no_space_on_a_worker_is_one_sentence_and_the_build_goes_on(
         build(build_recipe(tmp_path / "photos", tmp_path / "here", ray={"workers": 1}), progress=False)
     made, here = (contents(tmp_path / name, ["manifest.json", "recipe.yaml"]) for name in ("out", "here"))
     assert made == here, "Ray's workers made other bytes than this process"
+
+
+@pytest.mark.slow
+def test_a_local_ray_lets_nobody_else_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its token is in no file and on no command line; who has none is refused, and later builds get one again."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with local_ray(RayConfig(workers=1)):
+        import ray
+
+        token, address = os.environ["RAY_AUTH_TOKEN"], ray.get_runtime_context().gcs_address
+        assert not [line for line in command_lines() if token.encode() in line]
+        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        code = f"import ray; ray.init(address={address!r}, logging_level='error')"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**env, "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode != 0 and "InvalidAuthToken" in done.stderr
+        inside = ray.get(ray.remote(lambda: os.environ["RAY_AUTH_MODE"]).remote())
+        assert inside == "token"
+    assert "RAY_AUTH_TOKEN" not in os.environ and not (tmp_path / ".ray").exists()

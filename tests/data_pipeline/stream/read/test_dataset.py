@@ -11,9 +11,9 @@ import pytest
 
 from configs.data import ReadConfig
 from configs.errors import RunError, UserError
+from configs.mounts import file_system
 from data_pipeline.stream.read import index, local
 from data_pipeline.stream.read.dataset import Dataset, StoredSample
-from data_pipeline.stream.read.local import file_system
 from tests.support.datasets import samples, write_dataset
 
 
