@@ -29,6 +29,7 @@ setup(
         "pillow>=11",
         "tensorboard>=2.17",
         "tokenizers>=0.21",
+        "huggingface_hub>=1",
         "safetensors>=0.5",
         "numpy>=1.26",
         "pydantic>=2.12",

@@ -1,7 +1,7 @@
 """Peak memory of importing a published model of 7 B parameters; its weights are holes in sparse files.
 
 python benchmarks/import_memory.py [--folder DIR]               # writes 14 GB there
-python benchmarks/import_memory.py --layers 8 --peer            # 2 B, and transformers' from_pretrained on the same files
+python benchmarks/import_memory.py --layers 8 --peer            # 2 B, and transformers' from_pretrained, which maps the files
 """
 
 import argparse
@@ -37,7 +37,7 @@ PEER = """
 import sys, torch, transformers
 model = transformers.LlavaForConditionalGeneration.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
 """
-"""What anyone does who imports through transformers, before a byte is written."""
+"""How an import through transformers begins: the files are mapped, and read where somebody looks."""
 
 
 def write_sparse(folder: Path, layers: int) -> int:
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", default=None)
     parser.add_argument("--layers", type=int, default=32, help="of the decoder")
-    parser.add_argument("--peer", action="store_true", help="transformers too, which holds the whole model")
+    parser.add_argument("--peer", action="store_true", help="transformers too")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="looksay-import-", dir=args.folder))
     try:

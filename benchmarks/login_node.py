@@ -42,6 +42,9 @@ def packages(folder: Path) -> Path:
 def world(folder: Path) -> None:
     """A site, a recipe and a run with a thousand steps."""
     (folder / "site.yaml").write_text(SITE)
+    (folder / "ray.yaml").write_text(
+        "scheduler: {type: ray, address: 'http://head:8265', nodes: 2, gpus_per_node: 8}\n"
+    )
     (folder / "mine.yaml").write_text("extends: demo_sft\nname: mine\nstage: {start_from: null}\n")
     run = folder / "runs" / "mine"
     run.mkdir(parents=True)
@@ -70,6 +73,7 @@ def cpu_seconds(folder: Path, arguments: list[str]) -> float:
 COMMANDS = (
     ["submit", "--site", "site.yaml", "--nodes", "2", "--dry-run", "train", "mine.yaml", "--run", "runs/new"],
     ["submit", "--site", "site.yaml", "--dry-run", "data", "build", "demo_emoji_train"],
+    ["submit", "--site", "ray.yaml", "--dry-run", "train", "mine.yaml", "--run", "runs/new"],
     ["estimate", "tiny_train", "--site", "laptop"],
     ["estimate", "mine.yaml", "--site", "h100-8x", "--ranks", "64"],
     ["status", "runs/mine"],

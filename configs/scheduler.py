@@ -141,6 +141,8 @@ class SchedulerConfig(Config):
         others = [name for name in ("container", "looksay") if getattr(self, name) is not None]
         if self.stage_env is not None and others:
             raise ValueError(f"stage_env and {others[0]} both say where looksay is on the nodes: leave one out")
+        if self.stage_env is not None and self.type == "ray":
+            raise ValueError("stage_env is for slurm: Ray's nodes have an environment already, leave it out")
         return self
 
     @model_validator(mode="after")

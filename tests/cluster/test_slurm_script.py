@@ -243,6 +243,7 @@ def test_an_environment_that_cannot_be_unpacked_ends_the_job(tmp_path: Path) -> 
             {"stage_env": {"archive": "x.tar"}, "container": {"runtime": "pyxis", "image": "x.sqsh"}},
             "stage_env and container both say",
         ),
+        ({"stage_env": {"archive": "x.tar"}, "type": "ray"}, "stage_env is for slurm"),
     ],
 )
 def test_staging_that_cannot_work_is_refused(given: dict[str, object], said: str) -> None:

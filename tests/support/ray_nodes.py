@@ -130,7 +130,7 @@ class RayNodes:
 
     def _wait_for_head(self) -> None:
         inside = ["nsenter", "--net=/run/netns/lsr0", "bash", "-c", f"exec 3<>/dev/tcp/{self.address(0)}/{PORT}"]
-        for _ in range(300):
+        for _ in range(900):
             if subprocess.run(inside, capture_output=True, timeout=10).returncode == 0:
                 return
             time.sleep(0.1)
