@@ -1,5 +1,5 @@
 # make demo     install, then the whole job on embedded real data; prints the path of runs/demo/report.html
-# make demo-smollm2  real weights (EfficientNet + SmolLM2) learn to see clip art; 45 minutes, npm and Debian 12's archive needed
+# make demo-smollm2  real weights (EfficientNet + SmolLM2) learn to see clip art; about 45 minutes (estimate), npm and Debian 12's archive needed
 # make test     install, then the tests
 # make install  the set-up alone.  TORCH=auto|cpu|cuXXX chooses torch's build (auto: CPU where no GPU is found)
 # make lint     ruff and mypy
