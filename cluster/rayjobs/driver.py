@@ -48,12 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     space = _parser().parse_args(arguments)
     job = job_of(os.environ)
     say, stop = Tee(Path(space.folder) / f"ray-{job}.out" if space.folder else None), Stop()
-
-    def on_signal(*_: object) -> None:
-        stop.asked = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    _heed_signals(stop)
     try:
         for before in space.after:
             _wait_for(before, say, stop)
@@ -61,6 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     except RunError as error:
         say(f"looksay: {error}")
         return int(getattr(error, "exit_code", 1))
+
+
+def _heed_signals(stop: Stop) -> None:
+    def on_signal(*_: object) -> None:
+        stop.asked = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,6 +95,7 @@ def _run(space: argparse.Namespace, job: str, say: Callable[[str], None], stop: 
     import ray
 
     ray.init(log_to_driver=False, logging_level="error")
+    _heed_signals(stop)  # again: Ray's own handler of SIGTERM leaves at once, and ranks without a checkpoint
     try:
         return run_on_nodes(ask, say, stop)
     finally:

@@ -89,6 +89,8 @@ class RayNodes:
 
     def _clear(self) -> None:
         for k in range(self.count):
+            # The pair goes at once; with its namespace it would go a while later, and be in the way of the next one.
+            _run("ip", "link", "del", f"vlsr{k}", check=False)
             _run("ip", "netns", "del", f"lsr{k}", check=False)
         _run("ip", "link", "del", BRIDGE, check=False)
 
