@@ -97,7 +97,9 @@ class Chat:
         self.tokenizer.encode_special_tokens = True  # marks inside a text are text
         found = {text: self.tokenizer.token_to_id(text) for text in (*template.texts, template.image, template.pad)}
         self._marks: dict[str, int] = {text: number for text, number in found.items() if number is not None}
-        whole = len(self._marks) == len(found) and "{n}" not in template.image_before
+        # Numbers of pictures and spaces that go before one make other texts of marks than those of the template.
+        fixed = "{n}" not in template.image_before and not template.tight_images
+        whole = fixed and len(self._marks) == len(found)
         self._rendered = None if whole else Rendered(str(path), folder, template)
         self.pad_id, self.image_id = self._marks[template.pad], self._marks[template.image]
         self.end_id = self._marks[template.end] if self._rendered is None else self._rendered.end_id
@@ -171,10 +173,16 @@ class Chat:
         """Ids of row_column.MARKS, -1 where one is not a single token; None: the tokenizer has no marks of tiles."""
         if self.tokenizer.token_to_id(MARKS[0]) is None:
             return None
-        found = [self._text(mark) if mark.isspace() else (self.tokenizer.token_to_id(mark),) for mark in MARKS]
-        ids = np.array([-1 if len(own) != 1 or own[0] is None else own[0] for own in found], np.int64)
+        ids = np.array([self._mark_id(mark) for mark in MARKS], np.int64)
         ids.flags.writeable = False  # shared by all samples
         return ids
+
+    def _mark_id(self, mark: str) -> int:
+        """Line ends are ordinary text to published tokenizers, and tokens of their own to those trained for a template."""
+        number = self.tokenizer.token_to_id(mark)
+        if number is None and mark.isspace() and len(self._text(mark)) == 1:
+            (number,) = self._text(mark)
+        return -1 if number is None else int(number)
 
     def require_marks(self, geometry: Geometry) -> None:
         """Pictures of this geometry can be written in this tokenizer.

@@ -154,12 +154,17 @@ def _marks(recipe: str) -> tuple[Any, tuple[str, ...]]:
     from configs.load import load_recipe
     from configs.resolutions import RowColumnResolution
     from configs.schema import TrainRecipe
+    from data_pipeline.stream.rendered import CONTROL
     from data_pipeline.stream.row_column import MARKS
 
     loaded = load_recipe(recipe)
     if not isinstance(loaded, TrainRecipe):
         raise UserError(f"{recipe} is a build recipe: give a train recipe, whose data.template has marks")
-    return loaded.data.template, MARKS if isinstance(loaded.model.resolution, RowColumnResolution) else ()
+    template = loaded.data.template
+    around = [text for text in template.texts if "{n}" not in text]
+    special = [mark for text in template.texts for mark in CONTROL.findall(text)]
+    tiles = MARKS if isinstance(loaded.model.resolution, RowColumnResolution) else ()
+    return template, (*around, *special, *tiles)
 
 
 def _tokenizer(args: argparse.Namespace) -> int:
