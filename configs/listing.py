@@ -11,7 +11,7 @@ ENDINGS = (".yaml", ".yml")
 
 def find_recipes() -> dict[str, Path]:
     """Packaged recipes by name."""
-    return {path.stem: path for path in sorted(RECIPES.rglob("*.yaml"))}
+    return {path.stem: path for path in sorted(RECIPES.rglob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find_sites() -> dict[str, Path]:

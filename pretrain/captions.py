@@ -81,12 +81,11 @@ def _blind(
         [pictures.prompt(None, index, 0, blank=True) for index in by_size.values()], LONGEST_CAPTION
     )
     blank = dict(zip(by_size, (answer.text for answer in answers), strict=True))
-    drawn = np.random.default_rng(CHOICE).choice(len(known), len(chosen))
-    said = {
-        "commonest": [min(Counter(known).items(), key=lambda item: (-item[1], item[0]))[0]] * len(chosen),
-        "random": [known[number] for number in drawn],
-        "blank": [blank[pictures.dataset.sizes(index)[0]] for index in chosen],
-    }
+    said = {"blank": [blank[pictures.dataset.sizes(index)[0]] for index in chosen]}
+    if known:  # a dataset of conversations has none
+        drawn = np.random.default_rng(CHOICE).choice(len(known), len(chosen))
+        said["commonest"] = [min(Counter(known).items(), key=lambda item: (-item[1], item[0]))[0]] * len(chosen)
+        said["random"] = [known[number] for number in drawn]
     return {name: caption_metrics(captions, texts) for name, captions in said.items()}
 
 

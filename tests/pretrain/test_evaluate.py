@@ -55,14 +55,13 @@ def test_one_rank_and_two_find_the_same(pool: Pool, squares: Path, tmp_path: Pat
     assert "text only" in lines and "both of a pair" in lines and "retrieval" in lines
 
 
-def _numbers(results: dict[str, Any]) -> dict[str, float]:
+def _numbers(results: dict[str, Any], prefix: str = "") -> dict[str, float]:
     flat: dict[str, float] = {}
-    for group, values in results.items():
-        for name, value in values.items():
-            if isinstance(value, dict):
-                flat |= {f"{group}.{name}.{k}": v for k, v in value.items()}
-            elif isinstance(value, float | int):
-                flat[f"{group}.{name}"] = float(value)
+    for name, value in results.items():
+        if isinstance(value, dict):
+            flat |= _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, float | int):
+            flat[prefix + name] = float(value)
     return flat
 
 
