@@ -96,7 +96,8 @@ class _Builder:
                 self.tree = ast.parse(self.text, mode="eval").body
         except SyntaxError as error:
             self.refuse(max((error.offset or 1) - 1, 0), error.msg or "no expression", GRAMMAR)
-        except (RecursionError, MemoryError, ValueError) as error:
+        except (RecursionError, MemoryError, ValueError, SystemError) as error:
+            # SystemError: CPython 3.11 loses count of a deep tree's levels now and then (python/cpython#106905).
             self.refuse(0, f"it cannot be read ({type(error).__name__})", GRAMMAR)
 
     def refuse(self, place: int | ast.AST, what: str, remedy: str) -> NoReturn:
