@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
+from pretrain.mesh import Mesh, alone
 from tests.pretrain.conftest import squares  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with alone() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

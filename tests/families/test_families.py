@@ -1,7 +1,6 @@
 """Every family that transformers has a class for: parity in logits, gradients and greedy answers; in and out; TP."""
 
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from data_pipeline.stream.collate import Ready
 from pretrain.exporting import export_run
 from pretrain.generate import Generator, Prompt
 from pretrain.importing import import_published
-from pretrain.mesh import Mesh, alone
+from pretrain.mesh import Mesh
 from pretrain.model.hf.families import family_of, match
 from pretrain.model.hf.published import Published
 from pretrain.model.linear import logical_of
@@ -32,12 +31,6 @@ def unseen(model: Model, name: str) -> bool:
         "decoder": model.config.decoder.positions != "learned",
     }
     return name.endswith(".k.bias") and not turned.get(name.partition(".")[0], False)
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with alone() as made:
-        yield made
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from configs.errors import DONE, USAGE, UserError
 from pretrain.cli.main import main
 from pretrain.exporting import export_run
 from pretrain.importing import import_published
-from pretrain.mesh import Mesh, alone
+from pretrain.mesh import Mesh
 from pretrain.model.hf.families import match
 from pretrain.model.hf.llava import FAMILY
 from pretrain.model.hf.published import Published
@@ -26,12 +25,6 @@ from tests.support.pool import Pool
 
 PATCH, SIDE, VOCABULARY = VISION["patch_size"], VISION["image_size"], TEXT["vocab_size"]
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with alone() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

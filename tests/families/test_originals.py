@@ -1,7 +1,6 @@
 """LLaVA v1, Yi-VL, Qwen-VL and CogVLM, in and out of their published layout: parity with independent references."""
 
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from configs.load import load_recipe
 from pretrain.exporting import export_run
 from pretrain.generate import Generator, Prompt
 from pretrain.importing import import_published
-from pretrain.mesh import Mesh, alone
+from pretrain.mesh import Mesh
 from pretrain.model.hf.families import family_of, match
 from pretrain.model.hf.published import Published
 from pretrain.model.hf.rules import Rule
@@ -29,12 +28,6 @@ from tests.support.pool import Pool
 def unseen(rule: Rule) -> bool:
     """A key's bias adds the same to all scores of a query, which softmax does not see; Qwen's is turned by the position."""
     return rule.ours.endswith(".k.bias") and not rule.ours.startswith("decoder.")
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with alone() as made:
-        yield made
 
 
 @pytest.fixture(scope="module", params=ORIGINALS)

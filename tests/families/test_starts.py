@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from data_pipeline.parts.recipe import parts_of
 from pretrain import decoder_weights, encoder_weights
 from pretrain.cli.main import main
 from pretrain.exporting import home_of
-from pretrain.mesh import Mesh, alone
+from pretrain.mesh import Mesh
 from pretrain.model.hf.parts import require_alike, tower_of
 from pretrain.model.hf.text import decoder_of
 from pretrain.model.hf.towers import CLIP_MEAN, CLIP_STD
@@ -38,12 +37,6 @@ from tests.support.pool import Pool
 VOCABULARY, SIDE, PATCH = TEXT["vocab_size"], VISION["image_size"], VISION["patch_size"]
 OPT = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32}
 OPT |= {"vocab_size": VOCABULARY, "max_position_embeddings": 160}
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with alone() as made:
-        yield made
 
 
 def saved(model: Any, folder: Path) -> Path:

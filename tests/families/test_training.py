@@ -1,7 +1,6 @@
 """Every family trains here: freeze variants and rates by module, and ZeRO-3 x TP 2 between import and export."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from configs.load import load_recipe
 from configs.training import OptimConfig
 from pretrain.exporting import export_run
 from pretrain.importing import import_published
-from pretrain.mesh import Mesh, alone
+from pretrain.mesh import Mesh
 from pretrain.model.linear import logical_of
 from pretrain.optim import make_optimizer
 from pretrain.stages import apply_stage
@@ -27,12 +26,6 @@ VARIANTS = {
     "C": {"projector": 1e-3, "decoder": 1e-4, "encoder": 1e-5},
     "last layer": {"decoder.layers[1:]": 1e-4},
 }
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with alone() as made:
-        yield made
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

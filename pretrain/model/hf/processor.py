@@ -1,6 +1,5 @@
 """What a published image processor says of a composition: sizes, cutting, kernels, pixel scales."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from configs.resolutions import (
     TilesResolution,
 )
 from pretrain.model.hf.family import Config
+from pretrain.model.hf.published import read_json
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -49,12 +49,8 @@ def chat_template_of(folder: Path) -> str:
 
 
 def _json(path: Path) -> Config:
-    if not path.is_file():
-        return {}
-    try:
-        found: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): fetch the folder again") from None
+    """A JSON object; empty where there is no such file."""
+    found: Any = read_json(path.parent, path.name) if path.is_file() else {}
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object: fetch the folder again")
     return found
